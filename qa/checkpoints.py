@@ -1,0 +1,107 @@
+"""FP32 checkpoint folders: config, tokenizer and safetensors of a question-answering encoder.
+
+Loads them for training and as a forward pass, saves them, and tells whether the head is trained.
+Knows nothing of where they come from and nothing of quantization.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from qa.engine import Forward
+from qa.errors import UserError
+
+
+def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTrainedModel, bool]:
+    """Load a question-answering model in FP32 from safetensors.
+
+    Attention is the eager kind: on CPU it trains faster than SDPA, and NNCF sees its products.
+
+    Args:
+        dropout: whether the model drops out while it trains, at the rates of its config.
+        seed: of the random head that a checkpoint without one is given.
+
+    Returns:
+        The model in evaluation mode, and whether the checkpoint brought a trained head.
+
+    Raises:
+        UserError: the folder holds no model that transformers can load for question answering.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if not dropout:
+            for key in config.to_dict():
+                if key.endswith(("dropout", "dropout_prob")) and getattr(config, key):
+                    setattr(config, key, 0.0)
+        torch.manual_seed(seed)
+        model, info = AutoModelForQuestionAnswering.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a question-answering model: {error}") from None
+    missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
+    if missing:
+        raise UserError(f"{folder}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder")
+    return model.eval(), not info["missing_keys"]
+
+
+def load_config_model(folder: Path) -> PreTrainedModel:
+    """The architecture that a folder's config describes, its weights still to be loaded."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoModelForQuestionAnswering.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a checkpoint or of an exported folder.
+
+    Raises:
+        UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer: {error}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{folder}: a slow tokenizer, without offsets; save the fast one there")
+    return tokenizer
+
+
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Write config, tokenizer and safetensors into an existing folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def torch_forward(model: torch.nn.Module) -> Forward:
+    """The forward pass of a torch model, without gradients, as the engine wants it."""
+
+    def forward(
+        batch: dict[str, NDArray[np.int64]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            output = model(**{key: torch.from_numpy(a).to(device) for key, a in batch.items()})
+        return output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()
+
+    return forward

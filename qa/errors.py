@@ -1,0 +1,38 @@
+"""How a mistake in somebody's input reaches them: one line on standard error and exit status 1.
+
+Knows nothing of the domain. Whoever finds the mistake words it: file, row or key, what was found,
+what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something a person can mend: the message is the one line they will read."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run the `main` of a script so that a person's mistake never ends in a traceback.
+
+    `UserError` and operating system errors (a full disk, a missing permission) are printed as
+    `error: ...` with exit status 1, Ctrl-C as `interrupted` with status 130. Anything else is a
+    defect of this project and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        name = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        message = f"{name}{error.strerror or error}"
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    else:
+        return
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,179 @@
+"""Question and context as token windows: what a BERT reads, and how its tokens map back to text.
+
+The one place that tokenizes. Training, evaluation, CSV inference and the benchmark all use these
+windows. Knows nothing of logits, of models or of what a span is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from qa.errors import UserError
+from qa.squad import Example, Span
+
+TENSOR_CORE_MULTIPLE = 8
+"""Padded lengths are multiples of 8 tokens, the tile that INT8 and BF16 kernels work in."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One run of tokens of `[CLS] question [SEP] context [SEP]`, at most `max_length` long.
+
+    Attributes:
+        example: index of the example in the list that was tokenized.
+        input_ids: token ids, without padding.
+        token_type_ids: segment ids of the same length, or None for models without them.
+        starts: int32, one a token: first character of the word that the token is part of, as an
+            offset into the context; -1 for tokens outside the context.
+        ends: int32, one a token: one past the last character of that word; -1 likewise.
+    """
+
+    example: int
+    input_ids: list[int]
+    token_type_ids: list[int] | None
+    starts: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def locate(self, span: Span) -> tuple[int, int]:
+        """First and last token of a span; (0, 0), the `[CLS]` token, when it is not all inside.
+
+        That is the label of unanswerable questions in SQuAD 2.0 training, and of windows that do
+        not hold the answer (Devlin et al., 2018, section 4.3).
+        """
+        end = span.start + len(span.text)
+        inside = np.flatnonzero(self.starts >= 0)
+        if not len(inside) or self.starts[inside[0]] > span.start or self.ends[inside[-1]] < end:
+            return 0, 0
+        first = inside[np.searchsorted(self.starts[inside], span.start, side="right") - 1]
+        # The first token of the word that holds `start`, and the last one of that which holds `end`.
+        first = inside[np.searchsorted(self.starts[inside], self.starts[first], side="left")]
+        last = inside[np.searchsorted(self.ends[inside], end, side="left")]
+        last = inside[np.searchsorted(self.ends[inside], self.ends[last], side="right") - 1]
+        return int(first), int(last)
+
+
+def make_windows(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    doc_stride: int,
+    max_question_length: int,
+) -> list[Window]:
+    """Tokenize examples into windows, those of one example together and in reading order.
+
+    Args:
+        max_length: tokens a window at most, special tokens included.
+        doc_stride: tokens that two neighbouring windows of one context share.
+        max_question_length: tokens of a question at most; a longer one loses its end.
+
+    Returns:
+        At least one window an example.
+
+    Raises:
+        UserError: `max_length` leaves no room for the context.
+    """
+    room = max_length - max_question_length - tokenizer.num_special_tokens_to_add(pair=True)
+    if room <= doc_stride:
+        raise UserError(
+            f"params.yaml: windows.max_length {max_length} leaves {room} tokens for the context"
+            f" beside a question of {max_question_length}; it must be more than windows.doc_stride"
+            f" ({doc_stride})"
+        )
+    if not examples:
+        return []
+    encoded = tokenizer(
+        [_cut_question(example.question, tokenizer, max_question_length) for example in examples],
+        [example.context for example in examples],
+        truncation="only_second",
+        max_length=max_length,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    windows = []
+    for i, encoding in enumerate(encoded.encodings):
+        sequence = np.array([-1 if s is None else s for s in encoding.sequence_ids])
+        words = np.array([-1 if w is None else w for w in encoding.word_ids])
+        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        starts = np.full(len(words), -1, dtype=np.int32)
+        ends = np.full(len(words), -1, dtype=np.int32)
+        context = np.flatnonzero(sequence == 1)
+        if len(context):
+            # Tokens of one word are neighbours: give each the first start and the last end of them.
+            first = np.flatnonzero(np.diff(words[context], prepend=-2))
+            of_word = np.repeat(np.arange(len(first)), np.diff(first, append=len(context)))
+            last = np.append(first[1:], len(context)) - 1
+            starts[context] = offsets[context, 0][first][of_word]
+            ends[context] = offsets[context, 1][last][of_word]
+        windows.append(
+            Window(
+                example=encoded["overflow_to_sample_mapping"][i],
+                input_ids=encoding.ids,
+                token_type_ids=encoding.type_ids if has_types else None,
+                starts=starts,
+                ends=ends,
+            )
+        )
+    return windows
+
+
+def make_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Group sequences of like length into batches of about `batch_tokens` tokens, padding included.
+
+    Yields:
+        Indices into `lengths`, longest first, so that a batch too large for memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    at = 0
+    while at < len(order):
+        size = max(1, batch_tokens // padded_length(lengths[order[at]]))
+        yield order[at : at + size]
+        at += size
+
+
+def padded_length(length: int) -> int:
+    """`length` rounded up to the multiple that kernels like best."""
+    return -(-length // TENSOR_CORE_MULTIPLE) * TENSOR_CORE_MULTIPLE
+
+
+def pad(windows: Sequence[Window], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
+    """Pad windows to one length on the right.
+
+    Returns:
+        `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`: int64,
+        shape (windows, length).
+    """
+    shape = (len(windows), padded_length(max(len(window) for window in windows)))
+    batch = {
+        "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
+        "attention_mask": np.zeros(shape, dtype=np.int64),
+    }
+    if windows[0].token_type_ids is not None:
+        batch["token_type_ids"] = np.zeros(shape, dtype=np.int64)
+    for row, window in enumerate(windows):
+        batch["input_ids"][row, : len(window)] = window.input_ids
+        batch["attention_mask"][row, : len(window)] = 1
+        if window.token_type_ids is not None:
+            batch["token_type_ids"][row, : len(window)] = window.token_type_ids
+    return batch
+
+
+def _cut_question(question: str, tokenizer: PreTrainedTokenizerFast, tokens: int) -> str:
+    """The question without leading space (a SQuAD habit), cut after its first `tokens` tokens."""
+    question = question.strip()
+    if len(question) <= tokens:  # no token is shorter than a character
+        return question
+    encoding = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = encoding["offset_mapping"]
+    return question if len(offsets) <= tokens else question[: offsets[tokens - 1][1]]

@@ -1,0 +1,167 @@
+"""params.yaml, typed and checked: every knob of the pipeline, its range and its meaning.
+
+The one source of truth for parameters. Imports nothing of the domain, so that a wrong key is
+reported before anything slow is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qa.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Dataset(_Section):
+    """Where the questions come from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    train_file: str
+    validation_file: str
+    max_train_examples: Count | None
+    max_validation_examples: Count | None
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Model(_Section):
+    """Where the FP32 model comes from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    folder: str
+
+
+class Windows(_Section):
+    """How a question and its context become token windows: `qa.features.make_windows`."""
+
+    max_length: Annotated[int, Field(ge=16)]
+    doc_stride: Annotated[int, Field(ge=0)]
+    max_question_length: Count
+
+
+class Decoding(_Section):
+    """How logits become an answer: `qa.spans.best_answer`."""
+
+    max_answer_length: Count
+    version_2_with_negative: bool
+    null_score_diff_threshold: float
+
+
+class _Training(_Section):
+    max_steps: Count | None
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Count
+    warmup_ratio: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    precision: Literal["auto", "bf16", "fp32"]
+    save_steps: Count
+    logging_steps: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Finetune(_Training):
+    """FP32 fine-tuning. `epochs: auto` is none for a checkpoint whose QA head is trained, else 2."""
+
+    epochs: Literal["auto"] | Annotated[float, Field(ge=0)]
+
+
+class Train(_Training):
+    """Quantization-aware training."""
+
+    epochs: Annotated[float, Field(ge=0)]
+    preset: Literal["mixed", "performance"]
+    calibration_examples: Count
+    smooth_quant_alpha: Annotated[float, Field(ge=-1, le=1)]
+    overflow_fix: Literal["enable", "first_layer_only", "disable"]
+    distillation_weight: Fraction
+    distillation_temperature: Annotated[float, Field(gt=0)]
+
+
+class Infer(_Section):
+    """CSV inference."""
+
+    input: str
+    output: str
+    provider: Provider
+
+
+class Evaluate(_Section):
+    """Evaluation and its gate."""
+
+    provider: Provider
+    max_f1_drop: Annotated[float, Field(ge=0, le=100)]
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    dataset: Dataset
+    model: Model
+    windows: Windows
+    decoding: Decoding
+    finetune: Finetune
+    train: Train
+    infer: Infer
+    evaluate: Evaluate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers_are_floats(cls, value: object) -> object:
+        # YAML reads `epochs: 2` as an integer and `3e-5` (no dot) as a string: both are meant.
+        return _yaml_numbers(value)
+
+
+def read_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key is missing, unknown or out of range;
+            the message names the key, what was found and what is expected.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the root of the project") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # A union reports each of its members: the key is what comes before their names.
+        key = ".".join(str(part) for part in first["loc"][:2]) or "the file"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{path}: {key}: no such parameter; remove it or mend its name") from None
+        if first["type"] == "missing":
+            raise UserError(f"{path}: {key}: missing; add it") from None
+        expected = " or ".join(
+            e["msg"][0].lower() + e["msg"][1:]
+            for e in error.errors()
+            if e["loc"][:2] == first["loc"][:2]
+        )
+        raise UserError(f"{path}: {key}: found {first['input']!r}; {expected}") from None
+
+
+def _yaml_numbers(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _yaml_numbers(item) for key, item in value.items()}
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,105 @@
+"""NNCF: an FP32 model to a fake-quantized one, to and from disk, and to plain quantized operators.
+
+`calibrate` inserts quantizers whose ranges come from real windows; the model it returns trains as
+any other and its quantizers with it. Knows nothing of the training loop and nothing of ONNX.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nncf
+import torch
+from nncf.quantization.advanced_parameters import (
+    AdvancedQuantizationParameters,
+    AdvancedSmoothQuantParameters,
+)
+from nncf.torch import get_config, load_from_config
+from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_model as save_tensors
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from qa.checkpoints import load_config_model
+from qa.errors import UserError
+from qa.features import Window, pad
+from qa.params import Train
+
+QUANTIZATION_FILE = "nncf.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def calibrate(
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Train
+) -> PreTrainedModel:
+    """Insert INT8 quantizers, their ranges taken from `windows`.
+
+    Weights are quantized per channel and symmetrically; `params.preset` says whether activations
+    are symmetric too (`performance`) or not (`mixed`). NNCF's TRANSFORMER model type keeps soft-max,
+    layer normalization and GELU in floating point. SmoothQuant moves the outliers of activations
+    into the weights first (Xiao et al., 2022); an alpha of -1 leaves it out.
+
+    Args:
+        windows: calibration set, one forward pass each.
+
+    Returns:
+        A fake-quantized model, trainable, its quantizers' ranges included.
+    """
+    items = [_tensors(window, pad_token_id) for window in windows]
+    return nncf.quantize(
+        model,
+        nncf.Dataset(items),
+        preset=nncf.QuantizationPreset(params.preset),
+        subset_size=len(items),
+        model_type=nncf.ModelType.TRANSFORMER,
+        advanced_parameters=AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix(params.overflow_fix),
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
+        ),
+    )
+
+
+def save_quantized(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Write a fake-quantized model into an existing folder.
+
+    Config and tokenizer as in any checkpoint, the tensors as safetensors, and NNCF's description of
+    the quantizers as JSON.
+    """
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_tensors(model, str(folder / WEIGHTS_FILE))
+    config = json.dumps(get_config(model), indent=1, sort_keys=True)
+    (folder / QUANTIZATION_FILE).write_text(config + "\n", encoding="utf-8")
+
+
+def load_quantized(folder: Path, example: Window, pad_token_id: int) -> PreTrainedModel:
+    """Load what `save_quantized` wrote, in evaluation mode.
+
+    Raises:
+        UserError: the folder holds no fake-quantized model.
+    """
+    try:
+        config = json.loads((folder / QUANTIZATION_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {QUANTIZATION_FILE} in it; run `dvc repro train`") from None
+    model = load_from_config(load_config_model(folder), config)
+    load_tensors(model, str(folder / WEIGHTS_FILE))
+    return model.eval()
+
+
+def strip(model: PreTrainedModel, example: Window, pad_token_id: int) -> nn.Module:
+    """Replace NNCF's quantizers by torch's own fake-quantize operators, which ONNX export knows."""
+    return nncf.strip(
+        model,
+        do_copy=True,
+        strip_format=nncf.StripFormat.NATIVE,
+        example_input=_tensors(example, pad_token_id),
+    ).eval()
+
+
+def _tensors(window: Window, pad_token_id: int) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(array) for key, array in pad([window], pad_token_id).items()}

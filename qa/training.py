@@ -1,0 +1,317 @@
+"""Training a question-answering model on windows, with the Hugging Face Trainer.
+
+Plain fine-tuning, quantization-aware training and the LoRA adapter are the same loop: what differs
+is the model that comes in. Batches are grouped by length, the teacher's logits are computed once,
+checkpoints are kept while it runs and a killed run resumes from the last one. Knows nothing of
+quantization, of params.yaml files or of where the model goes next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from dvclive import Live
+from torch.nn import functional
+from torch.utils.data import Sampler
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from qa.engine import pad_token
+from qa.errors import UserError
+from qa.features import Window, pad
+from qa.params import Finetune, Train
+from qa.spans import Logits
+from qa.squad import Example
+
+CHECKPOINTS = Path("models/checkpoints")
+"""Where unfinished training keeps its checkpoints: outside every stage's outputs, because DVC
+removes those before it runs a stage. Emptied when the training ends."""
+
+
+@dataclass(frozen=True)
+class TrainingWindow:
+    """A window, the tokens of its answer and, when there is a teacher, what that says of it."""
+
+    window: Window
+    start_position: int
+    end_position: int
+    teacher: Logits | None
+
+
+def label_windows(
+    windows: Sequence[Window], examples: Sequence[Example], teacher: Sequence[Logits] | None = None
+) -> list[TrainingWindow]:
+    """Label each window with its example's first answer, or `[CLS]` when that is not inside."""
+    labelled = []
+    for i, window in enumerate(windows):
+        answers = examples[window.example].answers
+        start, end = window.locate(answers[0]) if answers else (0, 0)
+        labelled.append(TrainingWindow(window, start, end, teacher[i] if teacher else None))
+    return labelled
+
+
+def use_bf16(precision: str) -> bool:
+    """Whether to train under BF16 autocast: for `auto`, where the processor multiplies in BF16.
+
+    Raises:
+        UserError: `bf16` is asked for on a processor without it, where it is emulated and slow.
+    """
+    if torch.cuda.is_available():
+        able = torch.cuda.is_bf16_supported()
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        able = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if precision == "bf16" and not able:
+        raise UserError(
+            "params.yaml: precision: found 'bf16', which this processor lacks; set fp32 or auto"
+        )
+    return able and precision != "fp32"
+
+
+def fingerprint(params: Finetune | Train, *folders_and_files: Path) -> str:
+    """Name a training run after its parameters and the bytes of its inputs.
+
+    A checkpoint is resumed only by the run that wrote it: another learning rate, another data set
+    or another model starts afresh.
+    """
+    digest = hashlib.sha256(params.model_dump_json().encode())
+    for path in folders_and_files:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.name.encode())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    windows: Sequence[TrainingWindow],
+    params: Finetune | Train,
+    *,
+    epochs: float,
+    checkpoints: Path,
+    logs: Path,
+    distillation_weight: float = 0.0,
+    distillation_temperature: float = 1.0,
+) -> None:
+    """Train `model` in place, resuming from `checkpoints` when a killed run left some there.
+
+    The loss is (1 - w) times the cross-entropy of the start and end tokens plus w times the
+    divergence of the student's start and end distributions from the teacher's, both softened by
+    the temperature T and the divergence scaled by T squared (Hinton et al., 2015, section 2).
+
+    Args:
+        windows: the training set; with a distillation weight above 0, with the teacher's logits.
+        params: learning rate, batch size, schedule, precision and seed.
+        epochs: passes over the training set; `params.max_steps`, when set, ends them sooner.
+        checkpoints: folder of this run's checkpoints, removed when the training ends.
+        logs: folder for DVCLive's plots of loss and learning rate.
+    """
+    keep = checkpoints / "trainer"
+    last = _last_checkpoint(keep)
+    for stale in checkpoints.parent.glob("*") if checkpoints.parent.exists() else ():
+        if stale != checkpoints:
+            shutil.rmtree(stale)
+    if last is not None:
+        print(f"resuming from step {last.name.rpartition('-')[2]}", flush=True)
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    trainer = _QATrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(keep),
+            per_device_train_batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            num_train_epochs=epochs,
+            max_steps=params.max_steps or -1,
+            warmup_ratio=params.warmup_ratio,
+            weight_decay=params.weight_decay,
+            bf16=use_bf16(params.precision),
+            use_cpu=not torch.cuda.is_available(),
+            seed=params.seed,
+            save_strategy="steps",
+            save_steps=params.save_steps,
+            save_total_limit=1,
+            logging_steps=params.logging_steps,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to=[],
+        ),
+        data_collator=_Collator(pad_token(tokenizer)),
+        train_dataset=list(windows),
+        callbacks=[_LiveCallback(logs)],
+    )
+    trainer.distillation_weight = distillation_weight
+    trainer.distillation_temperature = distillation_temperature
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model.eval()
+
+
+def clear_checkpoints(checkpoints: Path) -> None:
+    """Remove the checkpoints of a run whose output is written."""
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: the Trainer writes trainer_state.json last."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+            continue
+        whole.append((int(path.name.rpartition("-")[2]), path))
+    return max(whole)[1] if whole else None
+
+
+class _LengthGroupedSampler(Sampler[int]):
+    """Random order in which neighbours are of like length, a function of seed and epoch alone.
+
+    transformers' own sampler draws from the global generator, whose state at the start of a later
+    epoch is not that of the interrupted run; this one gives a resumed run the same batches.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        indices: list[int] = get_length_grouped_indices(
+            self.lengths, self.batch_size, generator=generator
+        )
+        return iter(indices)
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Training windows to tensors: what the model takes, and the teacher's logits beside it."""
+
+    pad_token_id: int
+
+    def __call__(self, items: list[TrainingWindow]) -> dict[str, torch.Tensor]:
+        arrays = pad([item.window for item in items], self.pad_token_id)
+        batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        batch["start_positions"] = torch.tensor([item.start_position for item in items])
+        batch["end_positions"] = torch.tensor([item.end_position for item in items])
+        if items[0].teacher is not None:
+            for side in ("start", "end"):
+                padded = torch.zeros(batch["input_ids"].shape)
+                for row, item in enumerate(items):
+                    padded[row, : len(item.window)] = torch.from_numpy(getattr(item.teacher, side))
+                batch[f"teacher_{side}_logits"] = padded
+        return batch
+
+
+class _QATrainer(Trainer):
+    """The Trainer with a teacher in its loss and batches of like length."""
+
+    distillation_weight = 0.0
+    distillation_temperature = 1.0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        lengths = [len(item.window) for item in self.train_dataset]
+        return _LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        teacher = {side: inputs.pop(f"teacher_{side}_logits", None) for side in ("start", "end")}
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if self.distillation_weight > 0:
+            padding = inputs["attention_mask"] == 0
+            divergence = sum(
+                _divergence(
+                    outputs[f"{side}_logits"], logits, padding, self.distillation_temperature
+                )
+                for side, logits in teacher.items()
+            )
+            loss = (1 - self.distillation_weight) * loss + self.distillation_weight * divergence / 2
+        return (loss, outputs) if return_outputs else loss
+
+
+def _divergence(
+    student: torch.Tensor, teacher: torch.Tensor, padding: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of the student from the teacher over a window's tokens.
+
+    Args:
+        student, teacher: logits, shape (windows, length).
+        padding: bool, the same shape; positions that count for nothing.
+
+    Returns:
+        A scalar: the mean over windows, times the temperature squared.
+    """
+    lowest = torch.finfo(torch.float32).min
+    student = (student.float() / temperature).masked_fill(padding, lowest)
+    teacher = (teacher.float() / temperature).masked_fill(padding, lowest)
+    return temperature**2 * functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+
+
+class _LiveCallback(TrainerCallback):
+    """Logs loss and learning rate through DVCLive: a function of the training, no clocks in it.
+
+    The Trainer's own report to DVCLive adds run times, which would make two equal runs differ. A
+    resumed run first logs again what the Trainer's state remembers of the interrupted one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.live: Live | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.live = Live(dir=str(self.folder), report=None, save_dvc_exp=False, dvcyaml=None)
+        for entry in state.log_history:
+            self._log(entry)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._log(state.log_history[-1])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.live is not None:
+            self.live.end()
+
+    def _log(self, entry: dict[str, float]) -> None:
+        if self.live is None or "loss" not in entry:
+            return
+        self.live.step = int(entry["step"])
+        for name in ("loss", "learning_rate"):
+            self.live.log_metric(name, entry[name])
+        self.live.make_summary()
+

@@ -1,0 +1,84 @@
+"""Train the LoRA adapter of the embedded model, minilm-squad: `make adapter`.
+
+A maintainer's recipe, run once: its result is kept in git under models/minilm-squad/. It needs
+SQuAD JSON for training and for validation; the card beside the adapter says which were used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.adapter import ADAPTER_FILES, add_adapter, encoder_folder, load_encoder, save_adapter
+from qa.checkpoints import load_tokenizer, torch_forward
+from qa.engine import Engine
+from qa.errors import run
+from qa.features import make_windows
+from qa.metrics import exact_match_and_f1
+from qa.params import Decoding, Finetune, Windows
+from qa.squad import read_squad_json
+from qa.training import CHECKPOINTS, clear_checkpoints, fingerprint, label_windows, train
+
+RANK = 16
+ALPHA = 32
+WINDOWS = Windows(max_length=320, doc_stride=96, max_question_length=64)
+DECODING = Decoding(
+    max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
+)
+RECIPE = Finetune(
+    epochs=1.5,
+    max_steps=None,
+    learning_rate=1e-3,
+    batch_size=16,
+    warmup_ratio=0.05,
+    weight_decay=0.0,
+    precision="auto",
+    save_steps=100,
+    logging_steps=50,
+    seed=42,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=Path, required=True, help="SQuAD JSON to train on")
+    parser.add_argument("--validation", type=Path, required=True, help="SQuAD JSON to score on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
+    arguments = parser.parse_args()
+
+    tokenizer = load_tokenizer(encoder_folder())
+    model = load_encoder(RECIPE.seed)
+    for module in model.modules():
+        if isinstance(getattr(module, "p", None), float):
+            module.p = 0.0  # no dropout: the adapter is too small to overfit
+    model = add_adapter(model, RANK, ALPHA)
+    model.print_trainable_parameters()
+
+    examples = read_squad_json(arguments.train)
+    windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
+    print(f"{len(examples)} questions, {len(windows)} windows", flush=True)
+    checkpoints = CHECKPOINTS / "adapter" / fingerprint(RECIPE, arguments.train)
+    train(
+        model,
+        tokenizer,
+        label_windows(windows, examples),
+        RECIPE,
+        epochs=float(RECIPE.epochs),
+        checkpoints=checkpoints,
+        logs=checkpoints / "logs",
+    )
+    save_adapter(arguments.out, model)
+    clear_checkpoints(checkpoints)
+    size = sum((arguments.out / name).stat().st_size for name in ADAPTER_FILES)
+    print(f"{arguments.out}: {size / 1e6:.2f} MB")
+
+    validation = read_squad_json(arguments.validation)
+    engine = Engine(torch_forward(model.float()), tokenizer, WINDOWS, DECODING)
+    print(exact_match_and_f1(validation, engine.answer(validation)))
+
+
+if __name__ == "__main__":
+    run(main)
