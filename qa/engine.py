@@ -49,7 +49,7 @@ class Engine:
         """Answer examples, in their order.
 
         Args:
-            progress: called after every batch with the number of examples whose last window it held.
+            progress: called after every batch with the number of examples it finished.
 
         Raises:
             UserError: the parameters leave no room for a context.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa.errors import UserError
 from qa.squad import Example, Span
@@ -53,11 +54,26 @@ class Window:
         if not len(inside) or self.starts[inside[0]] > span.start or self.ends[inside[-1]] < end:
             return 0, 0
         first = inside[np.searchsorted(self.starts[inside], span.start, side="right") - 1]
-        # The first token of the word that holds `start`, and the last one of that which holds `end`.
+        # The first token of the word that holds the start, the last of the one that holds the end.
         first = inside[np.searchsorted(self.starts[inside], self.starts[first], side="left")]
         last = inside[np.searchsorted(self.ends[inside], end, side="left")]
         last = inside[np.searchsorted(self.ends[inside], self.ends[last], side="right") - 1]
         return int(first), int(last)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a checkpoint or of an exported folder.
+
+    Raises:
+        UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer: {error}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{folder}: a slow tokenizer, without offsets; save the fast one there")
+    return tokenizer
 
 
 def make_windows(
@@ -174,6 +190,8 @@ def _cut_question(question: str, tokenizer: PreTrainedTokenizerFast, tokens: int
     question = question.strip()
     if len(question) <= tokens:  # no token is shorter than a character
         return question
-    encoding = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoding = tokenizer(
+        question, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     offsets = encoding["offset_mapping"]
     return question if len(offsets) <= tokens else question[: offsets[tokens - 1][1]]

@@ -58,11 +58,6 @@ def exact_match_and_f1(examples: Sequence[Example], answers: Sequence[Answer]) -
     return mean(score_each(examples, answers))
 
 
-def same_text(answer: Answer, other: Answer) -> bool:
-    """Whether two answers are the same text, to the letter."""
-    return answer.text == other.text
-
-
 def _squad(prediction: str, golds: Sequence[str]) -> Score:
     result = squad(
         [{"prediction_text": prediction, "id": "0"}],

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and the hash that names their bytes.
 
 Everything is written beside its destination and renamed onto it at the end, so a reader never
 meets half an output and a failed or killed run leaves the previous one as it was.
@@ -6,6 +6,7 @@ meets half an output and a failed or killed run leaves the previous one as it wa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,3 +51,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, UTF-8, two spaces of indent, keys in the order given."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

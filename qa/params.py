@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qa.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
 Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+# Not strict: YAML 1.1 reads `1e-05`, as `dvc exp run -S` writes it, as a string.
+Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
 Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 
 
@@ -58,15 +60,15 @@ class Decoding(_Section):
 
     max_answer_length: Count
     version_2_with_negative: bool
-    null_score_diff_threshold: float
+    null_score_diff_threshold: Real
 
 
 class _Training(_Section):
     max_steps: Count | None
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[Real, Field(gt=0)]
     batch_size: Count
     warmup_ratio: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[Real, Field(ge=0)]
     precision: Literal["auto", "bf16", "fp32"]
     save_steps: Count
     logging_steps: Count
@@ -74,21 +76,21 @@ class _Training(_Section):
 
 
 class Finetune(_Training):
-    """FP32 fine-tuning. `epochs: auto` is none for a checkpoint whose QA head is trained, else 2."""
+    """FP32 fine-tuning. `epochs: auto` is none for a checkpoint with a trained head, else 2."""
 
-    epochs: Literal["auto"] | Annotated[float, Field(ge=0)]
+    epochs: Literal["auto"] | Annotated[Real, Field(ge=0)]
 
 
 class Train(_Training):
     """Quantization-aware training."""
 
-    epochs: Annotated[float, Field(ge=0)]
+    epochs: Annotated[Real, Field(ge=0)]
     preset: Literal["mixed", "performance"]
     calibration_examples: Count
-    smooth_quant_alpha: Annotated[float, Field(ge=-1, le=1)]
+    smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
     overflow_fix: Literal["enable", "first_layer_only", "disable"]
     distillation_weight: Fraction
-    distillation_temperature: Annotated[float, Field(gt=0)]
+    distillation_temperature: Annotated[Real, Field(gt=0)]
 
 
 class Infer(_Section):
@@ -103,7 +105,7 @@ class Evaluate(_Section):
     """Evaluation and its gate."""
 
     provider: Provider
-    max_f1_drop: Annotated[float, Field(ge=0, le=100)]
+    max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 
 class Params(_Section):
@@ -117,12 +119,6 @@ class Params(_Section):
     train: Train
     infer: Infer
     evaluate: Evaluate
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_numbers_are_floats(cls, value: object) -> object:
-        # YAML reads `epochs: 2` as an integer and `3e-5` (no dot) as a string: both are meant.
-        return _yaml_numbers(value)
 
 
 def read_params(path: Path = PARAMS_FILE) -> Params:
@@ -145,7 +141,9 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         # A union reports each of its members: the key is what comes before their names.
         key = ".".join(str(part) for part in first["loc"][:2]) or "the file"
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{path}: {key}: no such parameter; remove it or mend its name") from None
+            raise UserError(
+                f"{path}: {key}: no such parameter; remove it or mend its name"
+            ) from None
         if first["type"] == "missing":
             raise UserError(f"{path}: {key}: missing; add it") from None
         expected = " or ".join(
@@ -154,14 +152,3 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
             if e["loc"][:2] == first["loc"][:2]
         )
         raise UserError(f"{path}: {key}: found {first['input']!r}; {expected}") from None
-
-
-def _yaml_numbers(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _yaml_numbers(item) for key, item in value.items()}
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -7,6 +7,7 @@ any other and its quantizers with it. Knows nothing of the training loop and not
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from safetensors.torch import save_model as save_tensors
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from qa.checkpoints import load_config_model
+from qa.checkpoints import WEIGHTS_FILE, load_config_model
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.params import Train
 
+nncf.set_log_level(logging.ERROR)
+
 QUANTIZATION_FILE = "nncf.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def calibrate(
@@ -37,9 +39,9 @@ def calibrate(
     """Insert INT8 quantizers, their ranges taken from `windows`.
 
     Weights are quantized per channel and symmetrically; `params.preset` says whether activations
-    are symmetric too (`performance`) or not (`mixed`). NNCF's TRANSFORMER model type keeps soft-max,
-    layer normalization and GELU in floating point. SmoothQuant moves the outliers of activations
-    into the weights first (Xiao et al., 2022); an alpha of -1 leaves it out.
+    are symmetric too (`performance`) or not (`mixed`). NNCF's TRANSFORMER model type keeps
+    soft-max, layer normalization and GELU in floating point. SmoothQuant moves the outliers of
+    activations into the weights first (Xiao et al., 2022); an alpha of -1 leaves it out.
 
     Args:
         windows: calibration set, one forward pass each.
@@ -48,7 +50,7 @@ def calibrate(
         A fake-quantized model, trainable, its quantizers' ranges included.
     """
     items = [_tensors(window, pad_token_id) for window in windows]
-    return nncf.quantize(
+    quantized: PreTrainedModel = nncf.quantize(
         model,
         nncf.Dataset(items),
         preset=nncf.QuantizationPreset(params.preset),
@@ -59,6 +61,10 @@ def calibrate(
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )
+    # The query, key and value layers read one tensor through one quantizer under three names: tied
+    # weights, as transformers calls them. Said so, a Trainer checkpoint keeps one copy.
+    quantized._dynamic_tied_weights_keys = [r"^__nncf_hooks\."]
+    return quantized
 
 
 def save_quantized(
@@ -76,7 +82,7 @@ def save_quantized(
     (folder / QUANTIZATION_FILE).write_text(config + "\n", encoding="utf-8")
 
 
-def load_quantized(folder: Path, example: Window, pad_token_id: int) -> PreTrainedModel:
+def load_quantized(folder: Path) -> PreTrainedModel:
     """Load what `save_quantized` wrote, in evaluation mode.
 
     Raises:

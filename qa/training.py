@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from dvclive import Live
+from pydantic import BaseModel
 from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import (
@@ -35,6 +36,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from qa.engine import pad_token
 from qa.errors import UserError
 from qa.features import Window, pad
+from qa.outputs import hash_file
 from qa.params import Finetune, Train
 from qa.spans import Logits
 from qa.squad import Example
@@ -84,19 +86,20 @@ def use_bf16(precision: str) -> bool:
     return able and precision != "fp32"
 
 
-def fingerprint(params: Finetune | Train, *folders_and_files: Path) -> str:
-    """Name a training run after its parameters and the bytes of its inputs.
+def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
+    """Name a training run after its parameters and the bytes of its inputs, files and folders.
 
     A checkpoint is resumed only by the run that wrote it: another learning rate, another data set
     or another model starts afresh.
     """
-    digest = hashlib.sha256(params.model_dump_json().encode())
-    for path in folders_and_files:
+    digest = hashlib.sha256()
+    for section in params:
+        digest.update(section.model_dump_json().encode())
+    for path in inputs:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 digest.update(file.name.encode())
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, "sha256").digest())
+                digest.update(hash_file(file).encode())
     return digest.hexdigest()[:16]
 
 
@@ -161,7 +164,8 @@ def train(
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    model.eval()
+    # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
 
 
 def clear_checkpoints(checkpoints: Path) -> None:
@@ -301,6 +305,13 @@ class _LiveCallback(TrainerCallback):
     ) -> None:
         self._log(state.log_history[-1])
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # No checkpoint after the last step: the Trainer, resumed from it, would do one step more.
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -314,4 +325,3 @@ class _LiveCallback(TrainerCallback):
         for name in ("loss", "learning_rate"):
             self.live.log_metric(name, entry[name])
         self.live.make_summary()
-

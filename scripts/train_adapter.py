@@ -13,10 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.adapter import ADAPTER_FILES, add_adapter, encoder_folder, load_encoder, save_adapter
-from qa.checkpoints import load_tokenizer, torch_forward
+from qa.checkpoints import torch_forward
 from qa.engine import Engine
 from qa.errors import run
-from qa.features import make_windows
+from qa.features import load_tokenizer, make_windows
 from qa.metrics import exact_match_and_f1
 from qa.params import Decoding, Finetune, Windows
 from qa.squad import read_squad_json
@@ -60,7 +60,7 @@ def main() -> None:
     examples = read_squad_json(arguments.train)
     windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
     print(f"{len(examples)} questions, {len(windows)} windows", flush=True)
-    checkpoints = CHECKPOINTS / "adapter" / fingerprint(RECIPE, arguments.train)
+    checkpoints = CHECKPOINTS / "adapter" / fingerprint([RECIPE, WINDOWS], [arguments.train])
     train(
         model,
         tokenizer,

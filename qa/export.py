@@ -1,0 +1,179 @@
+"""Torch models to ONNX: one graph of standard operators, INT8 weights stored as INT8.
+
+Exports, folds the quantized weights, writes a folder that Optimum and transformers load as it is,
+and compares the graph with the torch model it came from. Knows nothing of how that was trained.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import torch
+from nncf.onnx.graph.passes import compress_quantize_weights_transformation
+from numpy.typing import NDArray
+from onnx_ir.passes import common as passes
+from pydantic import BaseModel
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from qa.checkpoints import WEIGHTS_FILE, torch_forward
+from qa.engine import run_windows
+from qa.errors import UserError
+from qa.features import Window, pad
+from qa.outputs import hash_file
+
+OPSET = 17
+"""LayerNormalization became one operator in opset 17; NNCF's folding of weights knows up to 21."""
+
+OUTPUTS = ("start_logits", "end_logits")
+
+
+class _Logits(nn.Module):
+    """The model with its inputs in the order of `names` and its two outputs as a tuple."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(**dict(zip(self.names, inputs, strict=True)))
+        return output.start_logits, output.end_logits
+
+
+def to_onnx(
+    model: nn.Module, examples: Sequence[Window], pad_token_id: int, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """Export a model, plain or with torch's fake-quantize operators, to ONNX.
+
+    Args:
+        examples: a few windows to trace the model with.
+        metadata: kept in the model's `metadata_props`, in the order of its keys.
+
+    Returns:
+        Inputs as in `qa.features.pad`, outputs `start_logits` and `end_logits`, float32; batch and
+        length dynamic. Weights of quantized layers are INT8 initializers.
+    """
+    arrays = pad(examples, pad_token_id)
+    names = list(arrays)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # The TorchScript exporter is the one that knows fake_quantize operators.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Logits(model, names),
+            tuple(torch.from_numpy(array) for array in arrays.values()),
+            content,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*names, *OUTPUTS)},
+        )
+    graph = _fold_quantized_weights(onnx.load_model_from_string(content.getvalue()))
+    onnx.helper.set_model_props(graph, {key: metadata[key] for key in sorted(metadata)})
+    return graph
+
+
+def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace each QuantizeLinear of a constant by what it computes.
+
+    torch leaves some scales and zero points behind Constant and Identity nodes, where NNCF's pass
+    does not look for them: make them initializers first.
+    """
+    model = onnx_ir.from_proto(graph)
+    onnx_ir.passes.Sequential(
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+    )(model)
+    graph = onnx_ir.to_proto(model)
+    compress_quantize_weights_transformation(graph)
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in constants:
+            raise RuntimeError(f"{node.name}: a weight is still quantized at run time")
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def describe(name: str, sources: Mapping[str, Path], params: Sequence[BaseModel]) -> dict[str, str]:
+    """Metadata of an exported model: what it was made from.
+
+    Args:
+        name: `fp32` or `int8`.
+        sources: by name, the folder of each torch model; INT8 was trained from FP32.
+        params: the sections of params.yaml that made it, one key each.
+
+    Returns:
+        The SHA-256 of each source's tensors and the parameters as JSON; strings all.
+    """
+    used = ("fp32",) if name == "fp32" else ("fp32", "int8")
+    metadata = {f"{source}_sha256": hash_file(sources[source] / WEIGHTS_FILE) for source in used}
+    for section in params:
+        if name == "int8" or type(section).__name__ != "Train":
+            metadata[type(section).__name__.lower()] = section.model_dump_json()
+    return metadata
+
+
+def write_folder(
+    folder: Path, graph: onnx.ModelProto, config: object, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Write `model.onnx`, `config.json` and the tokenizer into an existing folder."""
+    onnx.save_model(graph, str(folder / "model.onnx"))
+    config.save_pretrained(folder)  # type: ignore[attr-defined]  # transformers' PretrainedConfig
+    tokenizer.save_pretrained(folder)
+
+
+def relative_difference(
+    graph: onnx.ModelProto, model: nn.Module, windows: Sequence[Window], pad_token_id: int
+) -> float:
+    """How far the ONNX graph is from the torch model on the same windows.
+
+    ONNX Runtime runs the graph as it is written, without fusing anything, so that what is compared
+    is the graph and not a kernel.
+
+    Returns:
+        Root mean square of the differences of all start and end logits over that of torch's.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def forward(
+        batch: dict[str, NDArray[np.int64]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        start, end = session.run(list(OUTPUTS), batch)
+        return start, end
+
+    ours, theirs = (
+        np.concatenate(
+            [
+                np.concatenate([logits.start, logits.end])
+                for logits in run_windows(run, windows, pad_token_id)
+            ]
+        )
+        for run in (forward, torch_forward(model))
+    )
+    return float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2)))
+
+
+def check_same(name: str, difference: float, limit: float) -> None:
+    """Fail when an exported graph is further from torch than its arithmetic explains.
+
+    Raises:
+        UserError: `difference` exceeds `limit`, or is not a number.
+    """
+    if not difference <= limit:
+        raise UserError(
+            f"{name}: the ONNX model differs from the torch model by {difference:.2e} of its"
+            f" logits, more than {limit:.0e}; nothing was written"
+        )

@@ -1,0 +1,125 @@
+"""The Hugging Face Hub: models and data sets at a pinned commit.
+
+Safetensors only, no remote code, and no revision that can move. Whatever goes wrong on the way
+reaches the user as one line. The server is `HF_ENDPOINT`, as for every Hugging Face library.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qa.errors import UserError
+from qa.squad import Example, examples_from_records
+
+TIMEOUT_S = 20.0
+MODEL_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt"]
+
+
+def download_model(name: str, revision: str | None, out: Path) -> None:
+    """Download config, tokenizer and safetensors of a model into the existing folder `out`.
+
+    Args:
+        name: id on the hub.
+        revision: the commit, 40 hexadecimal digits.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such model, revision or safetensors.
+    """
+    info = _pinned(HfApi().model_info, "model", name, revision)
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    if not any(Path(file).match("model*.safetensors") for file in files):
+        raise UserError(
+            f"params.yaml: model.name: {name} has no model.safetensors at {revision};"
+            " only safetensors are loaded: convert it, or name another revision"
+        )
+    _reported(
+        "model",
+        name,
+        lambda: snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=MODEL_FILES,
+            local_dir=out,
+            etag_timeout=TIMEOUT_S,
+        ),
+    )
+    shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's notes on the download
+
+
+def download_dataset(name: str, revision: str | None) -> dict[str, list[Example]]:
+    """Download the `train` and `validation` splits of a SQuAD-shaped data set.
+
+    Raises:
+        UserError: the hub cannot be reached, has no such data set, revision or splits, or a record
+            is bad.
+    """
+    _pinned(HfApi().dataset_info, "dataset", name, revision)
+    from datasets import load_dataset  # half a second that a local data set does not need
+
+    splits = _reported("dataset", name, lambda: load_dataset(name, revision=revision))
+    for split in ("train", "validation"):
+        if split not in splits:
+            raise UserError(
+                f"params.yaml: dataset.name: {name} has the splits {', '.join(splits)};"
+                " train and validation are needed"
+            )
+    return {
+        split: examples_from_records(splits[split], f"{name}, split {split}")
+        for split in ("train", "validation")
+    }
+
+
+def _pinned(lookup: Callable[..., Any], section: str, name: str, revision: str | None) -> Any:
+    """What the hub says of a repository at a revision, which must be a commit."""
+    info = _reported(
+        section, name, lambda: lookup(name, revision=revision, timeout=TIMEOUT_S), revision
+    )
+    if info.sha != revision:
+        raise UserError(
+            f"params.yaml: {section}.revision: found {revision!r}, which can move;"
+            f" pin the commit: {info.sha}"
+        )
+    return info
+
+
+def _reported(section: str, name: str, call: Callable[[], Any], revision: str | None = None) -> Any:
+    """Run a call to the hub and word what went wrong."""
+    where = f"params.yaml: {section}.name: {name}"
+    try:
+        return call()
+    except GatedRepoError:
+        raise UserError(f"{where}: gated on {ENDPOINT}; log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"params.yaml: {section}.revision: {name} has no revision {revision!r} on {ENDPOINT}"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{where}: no such {section} on {ENDPOINT} (or private: `hf auth login`)"
+        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, requests.RequestException) as error:
+        if isinstance(error, HfHubHTTPError):
+            code = error.response.status_code if error.response is not None else "no status"
+            raise UserError(f"{where}: {ENDPOINT} answered {code}; try again later") from None
+        raise UserError(
+            f"{where}: cannot reach {ENDPOINT}; check the network and HF_ENDPOINT, or use a local"
+            f" {section}"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{where}: {error}") from None

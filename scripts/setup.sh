@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes a virtual environment with the pinned requirements: `scripts/setup.sh .venv`.
+# What is missing on the machine is named in one line; run again, it mends a broken environment.
+set -euo pipefail
+venv=$1
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+in_range='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
+for python in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+  if "$python" -c "$in_range" 2>/dev/null; then
+    found=$python
+    break
+  fi
+done
+[ -n "${found:-}" ] || fail "no Python 3.10, 3.11 or 3.12 found; install one, or name it: PYTHON=/path/to/python make ..."
+"$found" -c 'import venv, ensurepip' 2>/dev/null ||
+  fail "$found cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"
+command -v git >/dev/null || fail "git not found; install it (Debian: apt-get install git)"
+command -v "${CXX:-c++}" >/dev/null ||
+  fail "no C++ compiler found, which NNCF builds its CPU kernels with; install one (Debian: apt-get install g++)"
+"$found" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
+  fail "$found has no headers, which NNCF builds its CPU kernels with; install them (Debian: apt-get install python3-dev)"
+
+if ! "$venv/bin/python" -c "$in_range" 2>/dev/null; then
+  rm -rf "$venv"
+  "$found" -m venv "$venv"
+fi
+"$venv/bin/python" -m pip install --disable-pip-version-check --quiet -r requirements.txt ||
+  fail "pip could not install requirements.txt (see above); run the same command again"

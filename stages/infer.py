@@ -1,0 +1,51 @@
+"""Stage infer: answers to every row of a CSV, or to one question from the command line.
+
+python stages/infer.py                              infer.input to infer.output of params.yaml
+python stages/infer.py --question Q --context C     prints the answer
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.errors import UserError, run
+from qa.params import read_params
+
+MODEL = Path("models/onnx/int8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Answer a CSV, or one question on one context.")
+    parser.add_argument("--question", default="", help="one question; needs --context")
+    parser.add_argument("--context", default="", help="the text that holds the answer")
+    arguments = parser.parse_args()
+    question, context = arguments.question.strip(), arguments.context.strip()
+    if bool(question) != bool(context):
+        given, other = ("--question", "--context") if question else ("--context", "--question")
+        raise UserError(f"{given} is given and {other} is empty: give both, or neither for a CSV")
+    params = read_params()
+    table = Path(params.infer.input)
+
+    from qa.table import answer_table, count_rows
+
+    rows = 0 if question else count_rows(table)  # before the model is loaded
+
+    from tqdm import tqdm
+
+    from qa.engine import Engine, onnx_forward
+    from qa.features import load_tokenizer
+    from qa.squad import Example
+
+    forward = onnx_forward(MODEL, params.infer.provider)
+    engine = Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding)
+    if question:
+        print(engine.answer([Example("0", question, arguments.context)])[0].text)
+        return
+    with tqdm(total=rows, desc=str(table), unit="row") as bar:
+        answer_table(table, Path(params.infer.output), lambda e: engine.answer(e, bar.update))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,72 @@
+"""dvc.yaml tells the truth: a stage's deps and params are those that its script uses."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def imported_modules(source: Path) -> set[Path]:
+    """Every module of qa/ that a file imports, itself or through another, wherever it does."""
+    found: set[Path] = set()
+    todo = [source]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qa."):
+                module = ROOT / (str(node.module).replace(".", "/") + ".py")
+                if module not in found:
+                    found |= {module, ROOT / "qa/__init__.py"}
+                    todo.append(module)
+    return found
+
+
+def sections(source: Path) -> set[str]:
+    """The sections of params.yaml that a stage script reads."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "params"
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_deps_are_the_import_graph(name: str) -> None:
+    script = ROOT / f"stages/{name}.py"
+    declared = {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
+    used = {str(path.relative_to(ROOT)) for path in (script, *imported_modules(script))}
+    assert declared == used
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_are_the_sections_that_the_stage_reads(name: str) -> None:
+    assert set(STAGES[name]["params"]) == sections(ROOT / f"stages/{name}.py")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_scripts_are_thin(name: str) -> None:
+    lines = (ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()
+    assert sum(1 for line in lines if line.strip()) <= 65
+    functions = [n for n in ast.parse("\n".join(lines)).body if isinstance(n, ast.FunctionDef)]
+    assert [function.name for function in functions] == ["main"]
+
+
+def test_imports_only_go_downward() -> None:
+    graph = {path.stem: set[str]() for path in (ROOT / "qa").glob("[!_]*.py")}
+    for stem in graph:
+        tree = ast.parse((ROOT / f"qa/{stem}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qa."):
+                graph[stem].add(str(node.module).removeprefix("qa."))
+    while graph:
+        leaves = [stem for stem, imports in graph.items() if not imports & graph.keys()]
+        assert leaves, f"modules that import each other: {sorted(graph)}"
+        for stem in leaves:
+            del graph[stem]
