@@ -1,0 +1,139 @@
+"""What tests share: a tiny BERT, the sample data, the real data beside the checkout, a project copy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Path:
+    """The embedded model's encoder, for its tokenizer."""
+    from qa.adapter import encoder_folder
+
+    return encoder_folder()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(encoder: Path) -> Any:
+    from qa.features import load_tokenizer
+
+    return load_tokenizer(encoder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A checkpoint of two layers, 64 wide, random weights, question-answering head included."""
+    import torch
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    from qa.checkpoints import save_checkpoint
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        vocab_size=len(tokenizer),
+        initializer_range=0.5,  # large weights, so that answers depend on the input
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    save_checkpoint(folder, BertForQuestionAnswering(config), tokenizer)
+    return folder
+
+
+@pytest.fixture
+def shared_squad() -> Path:
+    """The real data beside the checkout; only there."""
+    folder = SHARED / "squad"
+    if not folder.is_dir():
+        pytest.skip("no real SQuAD data beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def shared_model() -> Path:
+    """The fine-tuned model beside the checkout; only there."""
+    folder = SHARED / "models/minilm-squad"
+    if not folder.is_dir():
+        pytest.skip("no fine-tuned model beside this checkout")
+    return folder
+
+
+class Project:
+    """A git clone of the working tree, in which stages and DVC run as a user would run them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.invalid",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.invalid",
+        }
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        ).stdout.decode()
+        for name in filter(None, names.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        self.git("init", "-q")
+        self.commit("start")
+
+    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; standard output and error come back as text."""
+        options = {"capture_output": True, "text": True, **options}
+        return subprocess.run(command, cwd=self.folder, env=self.env, check=False, **options)
+
+    def check(self, *command: str) -> str:
+        """Run a command that must succeed; its standard output and error."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def git(self, *arguments: str) -> str:
+        return self.check("git", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+
+    def set(self, **values: Any) -> None:
+        """Set parameters: `train__epochs=1` is `train.epochs`."""
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, value in values.items():
+            section, name = key.split("__")
+            content[section][name] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def lock(self) -> dict[str, Any]:
+        """What dvc.lock says of the stages."""
+        text = (self.folder / "dvc.lock").read_text(encoding="utf-8")
+        stages: dict[str, Any] = yaml.safe_load(text)["stages"]
+        return stages
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh copy of the project."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return Project(folder)

@@ -1,0 +1,118 @@
+"""Windows: nothing of a context is lost, offsets are exact, labels and answers agree."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qa.errors import UserError
+from qa.features import make_batches, make_windows, pad, padded_length
+from qa.squad import Example, Span, read_squad_json
+from tests.conftest import ROOT
+
+SIZES = {"max_length": 64, "doc_stride": 16, "max_question_length": 16}
+LONG = Example(
+    "long",
+    "Where was it?",
+    " ".join(f"Room {i} holds the Bergström (no. {i}) archive," for i in range(60)),
+)
+
+
+def test_windows_cover_the_context_and_overlap(tokenizer: Any) -> None:
+    windows = make_windows([LONG], tokenizer, **SIZES)
+    assert len(windows) > 10
+    assert max(len(window) for window in windows) == 64
+    covered = np.zeros(len(LONG.context), dtype=int)
+    for window in windows:
+        for start, end in set(zip(window.starts, window.ends, strict=True)):
+            if start >= 0:
+                covered[start:end] += 1
+    text = np.array([not c.isspace() for c in LONG.context])
+    assert (covered[text] >= 1).all()
+    assert (covered[text] >= 2).any()
+    question = windows[0].input_ids[: windows[0].input_ids.index(tokenizer.sep_token_id)]
+    assert all(window.input_ids[: len(question)] == question for window in windows)
+
+
+def test_a_short_example_is_one_window_and_order_is_kept(tokenizer: Any) -> None:
+    short = Example("short", "Who?", "Ada.")
+    windows = make_windows([short, LONG, short], tokenizer, **SIZES)
+    numbers = [window.example for window in windows]
+    assert numbers == sorted(numbers)
+    assert numbers.count(0) == numbers.count(2) == 1
+
+
+def test_labels_find_the_answers_of_the_sample(tokenizer: Any) -> None:
+    examples = read_squad_json(ROOT / "data/sample/train.json")
+    windows = make_windows(examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64)
+    found = set()
+    for window in windows:
+        example = examples[window.example]
+        span = example.answers[0]
+        first, last = window.locate(span)
+        if (first, last) == (0, 0):
+            continue
+        found.add(window.example)
+        text = example.context[window.starts[first] : window.ends[last]]
+        assert span.text in text
+        assert window.starts[first] <= span.start < window.ends[first]
+    assert len(found) == len(examples)
+
+
+def test_an_answer_outside_the_window_is_labelled_cls(tokenizer: Any) -> None:
+    end = len(LONG.context) - 8
+    span = Span(LONG.context[end:-1], end)
+    labels = [w.locate(span) for w in make_windows([LONG], tokenizer, **SIZES)]
+    assert labels[0] == (0, 0)
+    assert labels[-1] != (0, 0)
+
+
+def test_words_are_whole(tokenizer: Any) -> None:
+    context = "The unbelievableness of Llanfairpwllgwyngyll."
+    window = make_windows([Example("", "?", context)], tokenizer, **SIZES)[0]
+    words = {context[s:e] for s, e in zip(window.starts, window.ends, strict=True) if s >= 0}
+    assert words == {"The", "unbelievableness", "of", "Llanfairpwllgwyngyll", "."}
+
+
+def test_a_long_question_loses_its_end(tokenizer: Any) -> None:
+    long = Example("", "why " * 200 + "?", "Because.")
+    same = Example("", "why " * 16, "Because.")
+    a, b = make_windows([long, same], tokenizer, **SIZES)
+    assert a.input_ids == b.input_ids
+
+
+def test_no_room_for_the_context_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"windows\.max_length 40 leaves 21 tokens"):
+        make_windows([LONG], tokenizer, max_length=40, doc_stride=21, max_question_length=16)
+
+
+def test_models_without_token_types_get_none(tokenizer: Any) -> None:
+    import copy
+
+    without = copy.deepcopy(tokenizer)
+    without.model_input_names = ["input_ids", "attention_mask"]
+    windows = make_windows([LONG], without, **SIZES)
+    assert list(pad(windows[:1], 0)) == ["input_ids", "attention_mask"]
+
+
+def test_padding_is_marked(tokenizer: Any) -> None:
+    windows = make_windows([LONG, Example("", "Who?", "Ada.")], tokenizer, **SIZES)
+    batch = pad([windows[0], windows[-1]], pad_token_id=0)
+    assert {key: array.dtype for key, array in batch.items()} == dict.fromkeys(batch, np.int64)
+    assert batch["input_ids"].shape == (2, 64)
+    assert batch["attention_mask"].sum(1).tolist() == [64, len(windows[-1])]
+    assert (batch["input_ids"][1, len(windows[-1]) :] == 0).all()
+
+
+def test_batches_hold_everything_once_within_the_budget() -> None:
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 400) for _ in range(500)]
+    batches = list(make_batches(lengths, 1024))
+    assert sorted(i for batch in batches for i in batch) == list(range(500))
+    for batch in batches:
+        longest = padded_length(max(lengths[i] for i in batch))
+        assert len(batch) == 1 or len(batch) * longest <= 1024
+    assert list(make_batches([5000], 1024)) == [[0]]

@@ -1,0 +1,126 @@
+"""CSV in, CSV out: shapes of tables that people bring, and mistakes in them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from qa import table
+from qa.errors import UserError
+from qa.spans import Answer
+from qa.squad import Example
+from qa.table import answer_table, count_rows
+
+
+def first_word(examples: Sequence[Example]) -> list[Answer]:
+    """A stand-in for the engine, which these tests are not about."""
+    words = [example.context.split()[0] for example in examples]
+    return [Answer(word, 0.25, 0, len(word)) for word in words]
+
+
+def answered(path: Path) -> list[list[str]]:
+    output = path.with_name("output.csv")
+    answer_table(path, output, first_word)
+    with output.open(encoding="utf-8", newline="") as lines:
+        return list(csv.reader(lines))
+
+
+def write(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "input.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+HEADER = ["Context", "Question", "Answer", "Score", "Start", "End"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Context,Question\nAda was here,Who?\n",
+        "question,CONTEXT\nWho?,Ada was here\n",
+        "\ufeffContext,Question\r\nAda was here,Who?\r\n",
+        '" Context ","Question"\n"Ada was here","Who?"',
+    ],
+)
+def test_columns_in_any_order_and_case(tmp_path: Path, content: str) -> None:
+    assert answered(write(tmp_path, content)) == [
+        HEADER,
+        ["Ada was here", "Who?", "Ada", "0.250000", "0", "3"],
+    ]
+
+
+def test_further_columns_follow_and_text_stays_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "Id,Question,Context,Note\n007,Who?,NA was here,\n1e3,Who?,null x,1.50\n")
+    assert answered(path) == [
+        [*HEADER, "Id", "Note"],
+        ["NA was here", "Who?", "NA", "0.250000", "0", "2", "007", ""],
+        ["null x", "Who?", "null", "0.250000", "0", "4", "1e3", "1.50"],
+    ]
+
+
+def test_commas_quotes_and_line_breaks_survive(tmp_path: Path) -> None:
+    context = 'He said: "one,\r\ntwo\n\nthree"'
+    path = tmp_path / "input.csv"
+    with path.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines).writerows([["Context", "Question"], [context, 'Who, "if" anyone?']])
+    assert answered(path)[1][:2] == [context, 'Who, "if" anyone?']
+
+
+def test_chunks_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "CHUNK_ROWS", 3)
+    path = write(tmp_path, "Context,Question\n" + "".join(f"w{i} x,Who?\n" for i in range(10)))
+    assert count_rows(path) == 10
+    assert [row[2] for row in answered(path)[1:]] == [f"w{i}" for i in range(10)]
+
+
+def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, "Context,Question\n")
+    assert count_rows(path) == 0
+    assert answered(path) == [HEADER]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "empty; expected a header"),
+        ("Text,Question\na,b\n", "no column Context in the header Text, Question"),
+        ("Context;Question\na;b\n", "the fields are separated by ';': use commas"),
+        ("Context,Question,question\na,b,c\n", "more than one column Question"),
+        ("Context,Question,answer\na,b,c\n", "column Answer is one that the answers need"),
+        ("Context,Question\na,b\nc,\n", "row 2: Question is empty"),
+        ("Context,Question\na,b\n  ,d\n", "row 2: Context is empty"),
+        ("Context,Question\na,b\nc\n", "row 2: Question is empty"),
+        ("Context,Question\na,b\nc,d,e\n", "row 2: 3 fields, the header has 2"),
+        ("Context,Question\na,b,c\nd,e,f\n", "row 1: 3 fields, the header has 2"),
+        ('Context,Question\na,b\n"c,d\n', "close the quotes"),
+        (b"Context,Question\nna\xefve,b\n", "not UTF-8"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_written(
+    tmp_path: Path, content: str | bytes, says: str
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=says) as error:
+        count_rows(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_failure_leaves_the_last_output(tmp_path: Path) -> None:
+    path = write(tmp_path, "Context,Question\na,b\n")
+    answered(path)
+    before = (tmp_path / "output.csv").read_bytes()
+
+    def fail(_: Sequence[Example]) -> list[Answer]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer_table(path, tmp_path / "output.csv", fail)
+    assert (tmp_path / "output.csv").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["input.csv", "output.csv"]
+    with pytest.raises(UserError, match="no such file"):
+        count_rows(tmp_path / "absent.csv")
