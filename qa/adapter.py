@@ -68,6 +68,8 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
 
 def save_adapter(folder: Path, model: PeftModel) -> None:
     """Write the adapter and its head in FP16: `ADAPTER_FILES` in an existing folder."""
+    # PEFT notes the path of one machine's site-packages; the package's name holds on any.
+    model.peft_config["default"].base_model_name_or_path = ENCODER_PACKAGE
     model.half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours stands in git
 

@@ -1,0 +1,213 @@
+"""From torch to ONNX to answers, on a tiny model: the same model all the way."""
+
+from __future__ import annotations
+
+import collections
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from qa.checkpoints import load_model, torch_forward
+from qa.engine import Engine, onnx_forward, run_windows
+from qa.errors import UserError
+from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
+from qa.features import Window, make_windows
+from qa.params import Decoding, Train, Windows
+from qa.quantization import calibrate, load_quantized, save_quantized, strip
+from qa.squad import read_squad_json
+from tests.conftest import ROOT
+
+WINDOWS = Windows(max_length=128, doc_stride=32, max_question_length=32)
+DECODING = Decoding(
+    max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
+)
+TRAIN = Train(
+    epochs=0,
+    max_steps=None,
+    learning_rate=1e-5,
+    batch_size=8,
+    warmup_ratio=0.0,
+    weight_decay=0.0,
+    precision="fp32",
+    save_steps=10,
+    logging_steps=1,
+    seed=0,
+    preset="mixed",
+    calibration_examples=8,
+    smooth_quant_alpha=0.95,
+    overflow_fix="disable",
+    distillation_weight=0.0,
+    distillation_temperature=1.0,
+)
+EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:12]
+
+
+@pytest.fixture(scope="module")
+def windows(tokenizer: Any) -> list[Window]:
+    return make_windows(EXAMPLES, tokenizer, **WINDOWS.model_dump())
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer: Any, windows: list[Window]
+) -> Path:
+    folder = tmp_path_factory.mktemp("qat")
+    model, _ = load_model(tiny_model, dropout=False)
+    save_quantized(folder, calibrate(model, windows[:8], 0, TRAIN), tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(
+    tmp_path_factory: pytest.TempPathFactory, quantized: Path, tokenizer: Any, windows: list[Window]
+) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    model = load_quantized(quantized)
+    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {"made_from": "a test"})
+    write_folder(folder, graph, model.config, tokenizer)
+    return folder
+
+
+def test_a_quantized_model_comes_back_as_it_was(
+    tiny_model: Path, quantized: Path, windows: list[Window]
+) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    before = run_windows(torch_forward(calibrate(model, windows[:8], 0, TRAIN)), windows, 0)
+    after = run_windows(torch_forward(load_quantized(quantized)), windows, 0)
+    assert all(np.array_equal(a.start, b.start) for a, b in zip(before, after, strict=True))
+    plain, _ = load_model(tiny_model, dropout=False)
+    fp32 = run_windows(torch_forward(plain), windows, 0)
+    assert not np.array_equal(fp32[0].start, after[0].start)
+
+
+def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no nncf\.json in it; run `dvc repro train`"):
+        load_quantized(tmp_path)
+    with pytest.raises(UserError, match=r"no model\.onnx in it"):
+        onnx_forward(tmp_path, "CPUExecutionProvider")
+
+
+def test_quantized_weights_are_stored_as_int8(onnx_folder: Path) -> None:
+    graph = onnx.load(onnx_folder / "model.onnx").graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kinds = collections.Counter(node.op_type for node in graph.node)
+    # Two layers of six linear layers, the head and three embeddings have weights.
+    by_dequantize = [
+        stored[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    matrices = [weight for weight in by_dequantize if weight.ndim == 2]
+    assert len(matrices) >= 2 * 6 + 1 + 1
+    assert all(weight.dtype in (np.int8, np.uint8) for weight in matrices)
+    assert kinds["QuantizeLinear"] < kinds["DequantizeLinear"]
+    big_floats = [a for a in stored.values() if a.dtype == np.float32 and a.size > 64 * 512]
+    assert not big_floats
+
+
+@pytest.mark.parametrize("provider", ["OpenVINOExecutionProvider", "CPUExecutionProvider"])
+def test_onnx_answers_as_torch_does(
+    onnx_folder: Path, quantized: Path, tokenizer: Any, provider: str
+) -> None:
+    ours = Engine(onnx_forward(onnx_folder, provider), tokenizer, WINDOWS, DECODING)
+    theirs = Engine(torch_forward(load_quantized(quantized)), tokenizer, WINDOWS, DECODING)
+    answers, expected = ours.answer(EXAMPLES), theirs.answer(EXAMPLES)
+    assert sum(a.text == b.text for a, b in zip(answers, expected, strict=True)) >= 11
+
+
+def test_the_graph_is_checked_against_torch(
+    quantized: Path, tiny_model: Path, windows: list[Window]
+) -> None:
+    model = load_quantized(quantized)
+    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
+    assert relative_difference(graph, model, windows, 0) < 0.05
+    plain, _ = load_model(tiny_model, dropout=False)
+    fp32 = to_onnx(plain, windows[:2], 0, {})
+    assert relative_difference(fp32, plain, windows, 0) < 1e-5
+    torch.manual_seed(5)
+    with torch.no_grad():
+        plain.qa_outputs.weight.normal_()
+    other = relative_difference(fp32, plain, windows, 0)
+    assert other > 0.5
+    with pytest.raises(UserError, match="models/onnx/fp32: the ONNX model differs"):
+        check_same("models/onnx/fp32", other, 1e-4)
+    with pytest.raises(UserError):
+        check_same("models/onnx/fp32", float("nan"), 1e-4)
+
+
+def test_batch_and_length_are_dynamic(
+    onnx_folder: Path, quantized: Path, tokenizer: Any, windows: list[Window]
+) -> None:
+    forward = onnx_forward(onnx_folder, "CPUExecutionProvider")
+    model = torch_forward(load_quantized(quantized))
+    short = make_windows(EXAMPLES[:1], tokenizer, max_length=48, doc_stride=8, max_question_length=16)
+    for some in (windows[:1], windows[:5], short):
+        ours, theirs = run_windows(forward, some, 0), run_windows(model, some, 0)
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.start.shape == b.start.shape
+            assert np.corrcoef(a.start, b.start)[0, 1] > 0.98
+
+
+def test_the_pipeline_loads_the_folder_as_it_is(onnx_folder: Path, tokenizer: Any) -> None:
+    from optimum.onnxruntime import ORTModelForQuestionAnswering
+    from transformers import AutoTokenizer, pipeline
+
+    model = ORTModelForQuestionAnswering.from_pretrained(
+        onnx_folder, provider="OpenVINOExecutionProvider"
+    )
+    answer = pipeline(
+        "question-answering", model=model, tokenizer=AutoTokenizer.from_pretrained(onnx_folder)
+    )
+    result = answer(question=EXAMPLES[0].question, context=EXAMPLES[0].context)
+    assert EXAMPLES[0].context[result["start"] : result["end"]] == result["answer"]
+
+
+def test_the_model_says_what_it_was_made_from(
+    tmp_path: Path, onnx_folder: Path, quantized: Path, tiny_model: Path
+) -> None:
+    props = onnx.load(onnx_folder / "model.onnx").metadata_props
+    assert {prop.key: prop.value for prop in props} == {"made_from": "a test"}
+    sources = {"fp32": tiny_model, "int8": quantized}
+    int8 = describe("int8", sources, [TRAIN])
+    assert list(int8) == ["fp32_sha256", "int8_sha256", "train"]
+    assert json.loads(int8["train"])["preset"] == "mixed"
+    assert list(describe("fp32", sources, [TRAIN])) == ["fp32_sha256"]
+
+
+def test_a_model_without_token_types_goes_all_the_way(tmp_path: Path, tokenizer: Any) -> None:
+    from transformers import DistilBertConfig, DistilBertForQuestionAnswering
+
+    from qa.checkpoints import save_checkpoint
+    from qa.features import load_tokenizer
+
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        dim=64, n_layers=1, n_heads=2, hidden_dim=128, vocab_size=len(tokenizer)
+    )
+    base = tmp_path / "base"
+    base.mkdir()
+    save_checkpoint(base, DistilBertForQuestionAnswering(config), tokenizer)
+    described = json.loads((base / "tokenizer_config.json").read_text())
+    described |= {"tokenizer_class": "DistilBertTokenizer"}
+    (base / "tokenizer_config.json").write_text(json.dumps(described))
+
+    own = load_tokenizer(base)
+    windows = make_windows(EXAMPLES, own, **WINDOWS.model_dump())
+    assert windows[0].token_type_ids is None
+    model, has_head = load_model(base, dropout=False)
+    assert has_head
+    model = calibrate(model, windows[:8], 0, TRAIN)
+    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
+    assert [value.name for value in graph.graph.input] == ["input_ids", "attention_mask"]
+    assert relative_difference(graph, model, windows, 0) < 0.05
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    write_folder(folder, graph, model.config, own)
+    engine = Engine(onnx_forward(folder, "CPUExecutionProvider"), own, WINDOWS, DECODING)
+    assert len(engine.answer(EXAMPLES)) == len(EXAMPLES)

@@ -1,0 +1,175 @@
+"""Training: what is learned, what the teacher adds, and a run that is cut off and resumed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer
+
+from qa.checkpoints import load_model, torch_forward
+from qa.engine import run_windows
+from qa.errors import UserError
+from qa.features import make_windows
+from qa.params import Finetune
+from qa.squad import read_squad_json
+from qa.training import TrainingWindow, fingerprint, label_windows, train, use_bf16
+from tests.conftest import ROOT
+
+PARAMS = Finetune(
+    epochs=2,
+    max_steps=None,
+    learning_rate=1e-3,
+    batch_size=8,
+    warmup_ratio=0.1,
+    weight_decay=0.01,
+    precision="auto",
+    save_steps=3,
+    logging_steps=1,
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def windows(tokenizer: Any) -> list[TrainingWindow]:
+    examples = read_squad_json(ROOT / "data/sample/train.json")[:40]
+    made = make_windows(examples, tokenizer, max_length=128, doc_stride=32, max_question_length=32)
+    return label_windows(made[:40], examples)
+
+
+def trained(
+    folder: Path, tiny_model: Path, tokenizer: Any, windows: Sequence[TrainingWindow], **more: Any
+) -> dict[str, torch.Tensor]:
+    model, has_head = load_model(tiny_model, dropout=True)
+    assert has_head
+    options = {"epochs": 2.0, "checkpoints": folder / "checkpoints/x", "logs": folder / "logs"}
+    train(model, tokenizer, windows, PARAMS, **{**options, **more})
+    return copy.deepcopy(model.state_dict())
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def logs(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): file.read_text()
+        for file in (folder / "logs").rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("killed_at", [4, 7])
+def test_a_run_cut_off_ends_as_an_uninterrupted_one(
+    tmp_path: Path,
+    tiny_model: Path,
+    tokenizer: Any,
+    windows: list[TrainingWindow],
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: int,
+) -> None:
+    """5 steps an epoch, a checkpoint every 3: cut off in the first epoch and in the second."""
+    whole = trained(tmp_path / "whole", tiny_model, tokenizer, windows)
+    step = Trainer.training_step
+
+    def killed(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        if self.state.global_step == killed_at:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "cut", tiny_model, tokenizer, windows)
+    left = list((tmp_path / "cut/checkpoints/x/trainer").iterdir())
+    assert [path.name for path in left] == [f"checkpoint-{killed_at // 3 * 3}"]
+    # A checkpoint that was being written when the process died is not one.
+    (left[0].parent / "checkpoint-9").mkdir()
+
+    resumed = trained(tmp_path / "cut", tiny_model, tokenizer, windows)
+    assert same(whole, resumed)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "cut")
+    untrained, _ = load_model(tiny_model, dropout=True)
+    assert not same(whole, untrained.state_dict())
+
+
+def test_the_log_holds_the_training_and_nothing_of_the_clock(
+    tmp_path: Path, tiny_model: Path, tokenizer: Any, windows: list[TrainingWindow]
+) -> None:
+    trained(tmp_path, tiny_model, tokenizer, windows)
+    written = logs(tmp_path)
+    assert set(written) == {
+        "logs/metrics.json",
+        "logs/plots/metrics/loss.tsv",
+        "logs/plots/metrics/learning_rate.tsv",
+    }
+    lines = written["logs/plots/metrics/loss.tsv"].splitlines()
+    assert lines[0] == "step\tloss"
+    assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(1, 11)]
+    assert float(lines[-1].split("\t")[1]) < float(lines[1].split("\t")[1])
+
+
+def test_a_student_follows_its_teacher(
+    tmp_path: Path, tiny_model: Path, tokenizer: Any, windows: list[TrainingWindow]
+) -> None:
+    """With the whole weight on the teacher, the student moves towards the teacher's logits."""
+    model, _ = load_model(tiny_model, dropout=False)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.qa_outputs.weight.normal_(std=2.0)  # a teacher that differs in its head
+    plain = [item.window for item in windows]
+    teacher = run_windows(torch_forward(model), plain, 0)
+    taught = [
+        TrainingWindow(item.window, item.start_position, item.end_position, logits)
+        for item, logits in zip(windows, teacher, strict=True)
+    ]
+
+    def distance(state: dict[str, torch.Tensor]) -> float:
+        model.load_state_dict(state)
+        ours = run_windows(torch_forward(model), plain, 0)
+        divergence = 0.0
+        for a, b in zip(ours, teacher, strict=True):
+            p = torch.tensor(b.start).log_softmax(0)
+            q = torch.tensor(a.start).log_softmax(0)
+            divergence += float((p.exp() * (p - q)).sum())
+        return divergence / len(ours)
+
+    untrained, _ = load_model(tiny_model, dropout=False)
+    before = distance(untrained.state_dict())
+    after = distance(
+        trained(
+            tmp_path,
+            tiny_model,
+            tokenizer,
+            taught,
+            distillation_weight=1.0,
+            distillation_temperature=2.0,
+        )
+    )
+    assert after < 0.8 * before
+
+
+def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_text("x")
+    name = fingerprint([PARAMS], [data])
+    assert name == fingerprint([PARAMS.model_copy()], [data])
+    assert name != fingerprint([PARAMS.model_copy(update={"learning_rate": 2e-3})], [data])
+    data.write_text("y")
+    assert name != fingerprint([PARAMS], [data])
+
+
+def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert not use_bf16("auto")
+    with pytest.raises(UserError, match="set fp32 or auto"):
+        use_bf16("bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert use_bf16("auto")
+    assert use_bf16("bf16")
+    assert not use_bf16("fp32")
