@@ -67,7 +67,8 @@ def to_onnx(
         # The TorchScript exporter is the one that knows fake_quantize operators.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Logits(model, names),
+            # In evaluation mode itself: the exporter puts all of it back into the mode it found.
+            _Logits(model, names).eval(),
             tuple(torch.from_numpy(array) for array in arrays.values()),
             content,
             dynamo=False,
