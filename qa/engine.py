@@ -99,7 +99,7 @@ def run_windows(
 
 def pad_token(tokenizer: PreTrainedTokenizerFast) -> int:
     """The tokenizer's padding id, an integer."""
-    return int(tokenizer.pad_token_id or 0)  # type: ignore[arg-type]  # one id, never a list of them
+    return int(tokenizer.pad_token_id or 0)
 
 
 def onnx_forward(folder: Path, provider: str) -> Forward:

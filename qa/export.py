@@ -6,7 +6,7 @@ and compares the graph with the torch model it came from. Knows nothing of how t
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,22 +62,23 @@ def to_onnx(
     """
     arrays = pad(examples, pad_token_id)
     names = list(arrays)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.onnx"
         # The TorchScript exporter is the one that knows fake_quantize operators.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             # In evaluation mode itself: the exporter puts all of it back into the mode it found.
             _Logits(model, names).eval(),
             tuple(torch.from_numpy(array) for array in arrays.values()),
-            content,
+            str(file),
             dynamo=False,
             opset_version=OPSET,
             input_names=names,
             output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*names, *OUTPUTS)},
         )
-    graph = _fold_quantized_weights(onnx.load_model_from_string(content.getvalue()))
+        exported = onnx.load_model(str(file))
+    graph = _fold_quantized_weights(exported)
     onnx.helper.set_model_props(graph, {key: metadata[key] for key in sorted(metadata)})
     return graph
 

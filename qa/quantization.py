@@ -18,8 +18,7 @@ from nncf.quantization.advanced_parameters import (
     AdvancedSmoothQuantParameters,
 )
 from nncf.torch import get_config, load_from_config
-from safetensors.torch import load_model as load_tensors
-from safetensors.torch import save_model as save_tensors
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -77,7 +76,10 @@ def save_quantized(
     """
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    save_tensors(model, str(folder / WEIGHTS_FILE))
+    # Tied quantizers are written once a name: safetensors' own bookkeeping of shared tensors has no
+    # fixed order, and the same model must give the same bytes.
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = json.dumps(get_config(model), indent=1, sort_keys=True)
     (folder / QUANTIZATION_FILE).write_text(config + "\n", encoding="utf-8")
 
@@ -93,18 +95,19 @@ def load_quantized(folder: Path) -> PreTrainedModel:
     except FileNotFoundError:
         raise UserError(f"{folder}: no {QUANTIZATION_FILE} in it; run `dvc repro train`") from None
     model = load_from_config(load_config_model(folder), config)
-    load_tensors(model, str(folder / WEIGHTS_FILE))
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.eval()
 
 
 def strip(model: PreTrainedModel, example: Window, pad_token_id: int) -> nn.Module:
     """Replace NNCF's quantizers by torch's own fake-quantize operators, which ONNX export knows."""
-    return nncf.strip(
+    stripped: nn.Module = nncf.strip(
         model,
         do_copy=True,
         strip_format=nncf.StripFormat.NATIVE,
         example_input=_tensors(example, pad_token_id),
-    ).eval()
+    )
+    return stripped.eval()
 
 
 def _tensors(window: Window, pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -230,7 +230,7 @@ class _Collator:
         return batch
 
 
-class _QATrainer(Trainer):
+class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """The Trainer with a teacher in its loss and batches of like length."""
 
     distillation_weight = 0.0
@@ -247,7 +247,11 @@ class _QATrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        teacher = {side: inputs.pop(f"teacher_{side}_logits", None) for side in ("start", "end")}
+        teacher = {
+            side: inputs.pop(f"teacher_{side}_logits")
+            for side in ("start", "end")
+            if f"teacher_{side}_logits" in inputs
+        }
         outputs = model(**inputs)
         loss = outputs.loss
         if self.distillation_weight > 0:
@@ -282,7 +286,7 @@ def _divergence(
     )
 
 
-class _LiveCallback(TrainerCallback):
+class _LiveCallback(TrainerCallback):  # type: ignore[misc]
     """Logs loss and learning rate through DVCLive: a function of the training, no clocks in it.
 
     The Trainer's own report to DVCLive adds run times, which would make two equal runs differ. A

@@ -1,4 +1,4 @@
-"""What tests share: a tiny BERT, the sample data, the real data beside the checkout, a project copy."""
+"""What tests share: a tiny BERT, a copy of the project, the real data beside the checkout."""
 
 from __future__ import annotations
 

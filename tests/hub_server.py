@@ -45,10 +45,10 @@ def hub(repositories: Repositories) -> Iterator[str]:
         def json(self, value: Any) -> None:
             self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self.do_GET()
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             paths = (
                 json.loads(body)["paths"]
@@ -57,13 +57,14 @@ def hub(repositories: Repositories) -> Iterator[str]:
             )
             self.handle_path(paths)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.handle_path([])
 
         def handle_path(self, paths: list[str]) -> None:
             path = unquote(urlsplit(self.path).path)
             info = re.fullmatch(
-                r"/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
+                r"/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?",
+                path,
             )
             file = re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path)
             if info:

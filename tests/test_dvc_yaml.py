@@ -60,13 +60,13 @@ def test_stage_scripts_are_thin(name: str) -> None:
 
 def test_imports_only_go_downward() -> None:
     graph = {path.stem: set[str]() for path in (ROOT / "qa").glob("[!_]*.py")}
-    for stem in graph:
+    for stem, imports in graph.items():
         tree = ast.parse((ROOT / f"qa/{stem}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qa."):
-                graph[stem].add(str(node.module).removeprefix("qa."))
+                imports.add(str(node.module).removeprefix("qa."))
     while graph:
-        leaves = [stem for stem, imports in graph.items() if not imports & graph.keys()]
+        leaves = [stem for stem, needs in graph.items() if not needs & graph.keys()]
         assert leaves, f"modules that import each other: {sorted(graph)}"
         for stem in leaves:
             del graph[stem]

@@ -55,7 +55,10 @@ def windows(tokenizer: Any) -> list[Window]:
 
 @pytest.fixture(scope="module")
 def quantized(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer: Any, windows: list[Window]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Path,
+    tokenizer: Any,
+    windows: list[Window],
 ) -> Path:
     folder = tmp_path_factory.mktemp("qat")
     model, _ = load_model(tiny_model, dropout=False)
@@ -84,6 +87,16 @@ def test_a_quantized_model_comes_back_as_it_was(
     plain, _ = load_model(tiny_model, dropout=False)
     fp32 = run_windows(torch_forward(plain), windows, 0)
     assert not np.array_equal(fp32[0].start, after[0].start)
+
+
+def test_a_quantized_model_is_saved_in_the_same_bytes(
+    tmp_path: Path, quantized: Path, tokenizer: Any
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        save_quantized(tmp_path / name, load_quantized(quantized), tokenizer)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
 def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:
@@ -146,7 +159,9 @@ def test_batch_and_length_are_dynamic(
 ) -> None:
     forward = onnx_forward(onnx_folder, "CPUExecutionProvider")
     model = torch_forward(load_quantized(quantized))
-    short = make_windows(EXAMPLES[:1], tokenizer, max_length=48, doc_stride=8, max_question_length=16)
+    short = make_windows(
+        EXAMPLES[:1], tokenizer, max_length=48, doc_stride=8, max_question_length=16
+    )
     for some in (windows[:1], windows[:5], short):
         ours, theirs = run_windows(forward, some, 0), run_windows(model, some, 0)
         for a, b in zip(ours, theirs, strict=True):

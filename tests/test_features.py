@@ -47,7 +47,9 @@ def test_a_short_example_is_one_window_and_order_is_kept(tokenizer: Any) -> None
 
 def test_labels_find_the_answers_of_the_sample(tokenizer: Any) -> None:
     examples = read_squad_json(ROOT / "data/sample/train.json")
-    windows = make_windows(examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64)
+    windows = make_windows(
+        examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64
+    )
     found = set()
     for window in windows:
         example = examples[window.example]

@@ -56,7 +56,10 @@ configs:
 @pytest.fixture(scope="module")
 def endpoint(tiny_model: Path) -> Iterator[str]:
     model = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
-    old = {**model, "config.json": json.dumps({**json.loads(model["config.json"]), "x": 1}).encode()}
+    old = {
+        **model,
+        "config.json": json.dumps({**json.loads(model["config.json"]), "x": 1}).encode(),
+    }
     without = {name: data for name, data in model.items() if name != "model.safetensors"}
     data = {
         commit: {

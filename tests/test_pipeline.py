@@ -87,7 +87,18 @@ def test_every_row_of_the_input_is_answered(reproduced: Project) -> None:
         start, end = int(row["Start"]), int(row["End"])
         assert row["Context"][start:end] == row["Answer"]
         assert 0 <= float(row["Score"]) <= 1
-    assert sum("London" in row["Answer"] for row in rows[:1]) == 1
+    assert [row["Answer"] for row in rows] == [
+        "London",
+        "Carolina Panthers",
+        "February 7, 2016",
+        "60 percent",
+        "1,836",  # far behind the first window
+        "2004",  # likewise
+        "1893",
+        "412",
+        "six",
+        "Émilie Brändli",
+    ]
 
 
 def test_git_stays_clean_of_outputs(reproduced: Project) -> None:
@@ -195,22 +206,15 @@ def test_a_second_repro_runs_nothing(reproduced: Project) -> None:
     [
         ({"infer__provider": "CPUExecutionProvider"}, ["infer"]),
         ({"train__learning_rate": 3e-5}, ["train", "export", "infer", "evaluate"]),
-        ({"evaluate__max_f1_drop": 30.0}, ["evaluate"]),
         ({"decoding__max_answer_length": 12}, ["infer", "evaluate"]),
-        ({"finetune__seed": 7}, ["finetune", "train", "export", "infer", "evaluate"]),
+        ({"evaluate__max_f1_drop": 30.0}, ["evaluate"]),
     ],
 )
-def test_a_changed_parameter_reruns_what_it_must(
+def test_a_changed_parameter_reruns_what_it_must_and_no_more(
     unchanged: Project, values: dict[str, Any], expected: list[str]
 ) -> None:
     unchanged.set(**values)
-    changed = ran(unchanged.check("dvc", "repro", "--dry"))
-    assert changed == expected
-
-
-def test_changed_inference_reruns_infer_alone(unchanged: Project) -> None:
-    unchanged.set(infer__provider="CPUExecutionProvider")
-    assert ran(unchanged.check("dvc", "repro")) == ["infer"]
+    assert ran(unchanged.check("dvc", "repro")) == expected
 
 
 def test_repro_by_force_leaves_the_lock_as_it_was(unchanged: Project) -> None:
@@ -292,9 +296,7 @@ def test_one_question_from_the_command_line(reproduced: Project) -> None:
         (["--context", "Ada.", "--question", "  "], "--context is given and --question is empty"),
     ],
 )
-def test_half_a_question_is_an_error(
-    reproduced: Project, arguments: list[str], says: str
-) -> None:
+def test_half_a_question_is_an_error(reproduced: Project, arguments: list[str], says: str) -> None:
     done = reproduced.run("python", "stages/infer.py", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

@@ -82,10 +82,12 @@ def test_no_answer_wins_past_the_threshold(threshold: float, text: str) -> None:
     # The best span scores 2 + 2: the difference is 2.
     first, second = window(slice(0, 2)), window(slice(1, 3))
     one = Logits(
-        np.array([3, 0, 0, 0, 2, 0], dtype=np.float32), np.array([4, 0, 0, 0, 2, 0], dtype=np.float32)
+        np.array([3, 0, 0, 0, 2, 0], dtype=np.float32),
+        np.array([4, 0, 0, 0, 2, 0], dtype=np.float32),
     )
     two = Logits(
-        np.array([3, 0, 0, 0, 1, 0], dtype=np.float32), np.array([3, 0, 0, 0, 1, 0], dtype=np.float32)
+        np.array([3, 0, 0, 0, 1, 0], dtype=np.float32),
+        np.array([3, 0, 0, 0, 1, 0], dtype=np.float32),
     )
     decoding = {
         **DECODING,
@@ -102,4 +104,6 @@ def test_no_answer_wins_past_the_threshold(threshold: float, text: str) -> None:
 def test_a_context_without_tokens_has_no_answer() -> None:
     empty = Window(0, [1, 1, 1], None, np.full(3, -1, np.int32), np.full(3, -1, np.int32))
     zeros = np.zeros(3, dtype=np.float32)
-    assert best_answer("\u200b", [empty], [Logits(zeros, zeros)], **DECODING) == Answer("", 1.0, 0, 0)
+    assert best_answer("\u200b", [empty], [Logits(zeros, zeros)], **DECODING) == Answer(
+        "", 1.0, 0, 0
+    )

@@ -54,7 +54,9 @@ def test_columns_in_any_order_and_case(tmp_path: Path, content: str) -> None:
 
 
 def test_further_columns_follow_and_text_stays_as_it_is(tmp_path: Path) -> None:
-    path = write(tmp_path, "Id,Question,Context,Note\n007,Who?,NA was here,\n1e3,Who?,null x,1.50\n")
+    path = write(
+        tmp_path, "Id,Question,Context,Note\n007,Who?,NA was here,\n1e3,Who?,null x,1.50\n"
+    )
     assert answered(path) == [
         [*HEADER, "Id", "Note"],
         ["NA was here", "Who?", "NA", "0.250000", "0", "2", "007", ""],

@@ -146,6 +146,7 @@ def test_a_student_follows_its_teacher(
             tiny_model,
             tokenizer,
             taught,
+            epochs=8.0,
             distillation_weight=1.0,
             distillation_temperature=2.0,
         )
