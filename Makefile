@@ -10,7 +10,6 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
-	@$(IN_VENV) dvc metrics show
 
 test: $(VENV)/installed
 	$(IN_VENV) python -m pytest
@@ -34,7 +33,6 @@ real: $(VENV)/installed
 	  -S dataset.name=files -S dataset.train_file=$(abspath $(TRAIN)) \
 	  -S dataset.validation_file=$(abspath $(VALIDATION)) -S dataset.max_train_examples=4000 \
 	  -S model.name=folder -S model.folder=$(abspath $(MODEL))
-	@$(IN_VENV) dvc metrics show
 
 # The LoRA adapter of the embedded model, kept in git under models/minilm-squad/.
 adapter: $(VENV)/installed

@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
 
@@ -47,6 +48,7 @@ def encoder_folder() -> Path:
 def load_encoder(seed: int) -> PreTrainedModel:
     """The encoder under a random question-answering head, FP32, eager attention."""
     torch.manual_seed(seed)
+    transformers.logging.set_verbosity_error()  # the head is new on purpose: no warning of it
     return AutoModelForQuestionAnswering.from_pretrained(
         encoder_folder(), dtype=torch.float32, attn_implementation="eager", use_safetensors=True
     )

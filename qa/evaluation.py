@@ -88,6 +88,18 @@ def compare(
     return result
 
 
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The metrics of `compare` as a small table for a terminal."""
+    lines = [f"{metrics['questions']} questions   exact match       F1  size (MB)"]
+    for name in ("fp32", "int8"):
+        row = metrics[name]
+        lines.append(
+            f"{name.upper():<16}{row['exact_match']:12.2f}{row['f1']:9.2f}{row['size_mb']:11.2f}"
+        )
+    lines.append(f"same answers: {metrics['same_answers']:.1f}%")
+    return "\n".join(lines)
+
+
 def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
     """Share of answers that are the same text to the letter, in percent."""
     same = [a.text == b.text for a, b in zip(answers, others, strict=True)]

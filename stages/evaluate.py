@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from qa.engine import Engine, onnx_forward
 from qa.errors import UserError, run
-from qa.evaluation import check_answerable, compare, f1_by_question_word
+from qa.evaluation import check_answerable, compare, f1_by_question_word, summary
 from qa.features import load_tokenizer
 from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
@@ -41,8 +41,8 @@ def main() -> None:
         f1_by_question_word(examples, answers).to_csv(partial, index=False, lineterminator="\n")
     metrics = compare(examples, answers, {n: f / "model.onnx" for n, f in MODELS.items()})
     write_json(Path("metrics/evaluation.json"), metrics)
+    print(summary(metrics))
     drop = -metrics["difference"]["f1"]
-    print(f"F1: FP32 {metrics['fp32']['f1']}, INT8 {metrics['int8']['f1']}")
     if drop > params.evaluate.max_f1_drop:
         raise UserError(
             f"INT8 loses {drop:.2f} points of F1, more than evaluate.max_f1_drop"

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.checkpoints import load_model, save_checkpoint
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder
+from qa.outputs import whole_folder, write_json
 from qa.params import read_params
 from qa.squad import read_examples
 from qa.training import CHECKPOINTS, clear_checkpoints, fingerprint, label_windows, train
@@ -32,7 +32,6 @@ def main() -> None:
     checkpoints = (
         CHECKPOINTS / "finetune" / fingerprint([params.windows, params.finetune], [BASE, DATA])
     )
-    LOGS.mkdir(parents=True, exist_ok=True)
     if epochs > 0:
         examples = read_examples(DATA)
         windows = label_windows(
@@ -47,6 +46,8 @@ def main() -> None:
             checkpoints=checkpoints,
             logs=LOGS,
         )
+    else:
+        write_json(LOGS / "metrics.json", {"step": 0})  # as DVCLive would, of no steps
     with whole_folder(Path("models/fp32")) as out:
         save_checkpoint(out, model, tokenizer)
     clear_checkpoints(checkpoints)

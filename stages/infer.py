@@ -45,6 +45,7 @@ def main() -> None:
         return
     with tqdm(total=rows, desc=str(table), unit="row") as bar:
         answer_table(table, Path(params.infer.output), lambda e: engine.answer(e, bar.update))
+    print(f"{params.infer.output}: {rows} rows")
 
 
 if __name__ == "__main__":
