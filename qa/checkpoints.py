@@ -12,18 +12,32 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from transformers import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from qa.engine import Forward
 from qa.errors import UserError
 from qa.features import load_tokenizer
+from qa.logits import Forward
 
 WEIGHTS_FILE = "model.safetensors"
+CHECKPOINT_FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+"""What makes a checkpoint, as patterns: config, safetensors and tokenizer, nothing pickled."""
 
 
 def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTrainedModel, bool]:
@@ -57,7 +71,7 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
             attn_implementation="eager",
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a question-answering model: {error}") from None
     missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
     if missing:
@@ -84,21 +98,48 @@ def save_checkpoint(
 
 
 def copy_checkpoint(source: Path, out: Path) -> None:
-    """Copy a checkpoint from a folder into the existing folder `out`: its tensors as they are.
+    """Copy the files of a checkpoint into the existing folder `out`, as they are.
 
     Raises:
-        UserError: the folder lacks a config, safetensors or a fast tokenizer.
+        UserError: `source` is not a folder with a config and safetensors.
     """
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: no config.json; set model.folder to a checkpoint's folder")
-    weights = sorted(source.glob("model*.safetensors*"))
-    if not weights:
+    if not any(source.glob("model*.safetensors")):
         raise UserError(
             f"{source}: no model.safetensors; only safetensors are loaded: save the model anew"
         )
-    load_tokenizer(source).save_pretrained(out)
-    for file in (source / "config.json", *weights):
-        shutil.copyfile(file, out / file.name)
+    for pattern in CHECKPOINT_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, out / file.name)
+
+
+def check_checkpoint(folder: Path, name: str) -> None:
+    """Look into a checkpoint's files before the stages that need them do.
+
+    Args:
+        name: what to call it in an error.
+
+    Raises:
+        UserError: the config is not that of a question-answering encoder, a tensor file is broken,
+            or there is no fast tokenizer.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: config.json: {error}") from None
+    if type(config) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING:
+        raise UserError(f"{name}: {config.model_type} is not a question-answering model's type")
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise UserError(
+                f"{name}: {file.name} is not safetensors ({error}); download it again"
+                " (with git: git lfs pull)"
+            ) from None
+    load_tokenizer(folder, name)
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

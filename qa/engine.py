@@ -1,13 +1,12 @@
 """The engine: questions in, answers out, through one model's forward pass.
 
-Forms batches by length, runs the forward pass and decodes; answers come back in the order of the
-questions. `onnx_forward` is the forward pass of CSV inference and evaluation: Optimum's ONNX
-Runtime model on an execution provider. Knows nothing of CSV, metrics or training.
+Tokenizes, runs and decodes; answers come back in the order of the questions. `onnx_forward` is the
+forward pass of CSV inference and evaluation: Optimum's ONNX Runtime model on an execution provider.
+Knows nothing of CSV, metrics or training.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa.errors import UserError
-from qa.features import Window, make_batches, make_windows, pad
-from qa.spans import Answer, Logits, best_answer
+from qa.features import make_windows, pad_token
+from qa.logits import Forward, run_windows
+from qa.spans import Answer, best_answer
 from qa.squad import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from qa.params import Decoding, Windows
-
-Forward = Callable[[dict[str, NDArray[np.int64]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Model inputs of shape (windows, length) to start and end logits of the same shape, float32."""
-
-BATCH_TOKENS = 2048
-"""Tokens a batch, padding included: large enough for full matrix products, small enough that the
-activations of one layer stay in the second-level cache of two cores."""
 
 
 @dataclass(frozen=True)
@@ -74,34 +67,6 @@ class Engine:
         return answers
 
 
-def run_windows(
-    forward: Forward,
-    windows: Sequence[Window],
-    pad_token_id: int,
-    progress: Callable[[int], object] | None = None,
-) -> list[Logits]:
-    """Logits of each window, in their order, computed in batches of about `BATCH_TOKENS` tokens."""
-    logits: list[Logits | None] = [None] * len(windows)
-    left: dict[int, int] = {}
-    for window in windows:
-        left[window.example] = left.get(window.example, 0) + 1
-    for batch in make_batches([len(window) for window in windows], BATCH_TOKENS):
-        start, end = forward(pad([windows[i] for i in batch], pad_token_id))
-        done = 0
-        for row, i in enumerate(batch):
-            logits[i] = Logits(start[row, : len(windows[i])], end[row, : len(windows[i])])
-            left[windows[i].example] -= 1
-            done += left[windows[i].example] == 0
-        if progress is not None:
-            progress(done)
-    return [item for item in logits if item is not None]
-
-
-def pad_token(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The tokenizer's padding id, an integer."""
-    return int(tokenizer.pad_token_id or 0)
-
-
 def onnx_forward(folder: Path, provider: str) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
 
@@ -110,9 +75,8 @@ def onnx_forward(folder: Path, provider: str) -> Forward:
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
 
     Raises:
-        UserError: the folder holds no ONNX model, or ONNX Runtime has no such provider.
+        UserError: the folder holds no ONNX model, or ONNX Runtime cannot run it on that provider.
     """
-    # Optimum logs at import; ONNX Runtime and OpenVINO are quiet at this level.
     import onnxruntime
     from optimum.onnxruntime import ORTModelForQuestionAnswering
 
@@ -122,13 +86,15 @@ def onnx_forward(folder: Path, provider: str) -> Forward:
     if provider not in available:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Threads wait on a lock instead of spinning: the answers are the same and a shared machine
-    # is not kept busy by an idle session.
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
     model = ORTModelForQuestionAnswering.from_pretrained(
         folder, provider=provider, session_options=options
     )
+    # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
+    # other's.
+    model.session.disable_fallback()
+    if provider not in model.session.get_providers():
+        raise UserError(f"{folder}: {provider} cannot run model.onnx here (see above)")
 
     def forward(
         batch: dict[str, NDArray[np.int64]],

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from qa.errors import UserError
-from qa.metrics import mean, score_each
+from qa.metrics import Score, mean
 from qa.params import Decoding
 from qa.spans import Answer
 from qa.squad import Example
@@ -30,7 +30,7 @@ QUESTION_WORDS = (
     "who",
     "why",
 )
-"""In the order in which they are looked for: "how many" before "how"."""
+"""The longer before the shorter: "how many" is not "how"."""
 
 
 def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
@@ -50,12 +50,13 @@ def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
 def compare(
     examples: Sequence[Example],
     answers: Mapping[str, Sequence[Answer]],
+    scores: Mapping[str, Sequence[Score]],
     files: Mapping[str, Path],
 ) -> dict[str, Any]:
     """The metrics of `fp32` and `int8`, and what lies between them.
 
     Args:
-        answers: by model, `fp32` and `int8`, one an example.
+        answers, scores: by model, `fp32` and `int8`, one an example.
         files: by model, its ONNX file.
 
     Returns:
@@ -64,14 +65,13 @@ def compare(
         `difference` (INT8 less FP32, points), `same_answers` (percent) and `size_ratio`.
     """
     result: dict[str, Any] = {"questions": len(examples)}
-    for name, given in answers.items():
-        scores = score_each(examples, given)
-        kinds = {"": scores}
+    for name in answers:
+        kinds = {"": list(scores[name])}
         if any(not example.answers for example in examples):
             for prefix, answerable in (("HasAns_", True), ("NoAns_", False)):
                 kinds[prefix] = [
                     score
-                    for score, example in zip(scores, examples, strict=True)
+                    for score, example in zip(scores[name], examples, strict=True)
                     if bool(example.answers) == answerable
                 ]
         result[name] = {}
@@ -107,7 +107,7 @@ def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
 
 
 def f1_by_question_word(
-    examples: Sequence[Example], answers: Mapping[str, Sequence[Answer]]
+    examples: Sequence[Example], scores: Mapping[str, Sequence[Score]]
 ) -> pd.DataFrame:
     """F1 of each model on the questions with each question word.
 
@@ -117,10 +117,9 @@ def f1_by_question_word(
     """
     words = [question_word(example.question) for example in examples]
     rows = []
-    for name, given in answers.items():
-        scores = score_each(examples, given)
+    for name, given in scores.items():
         for word in (*QUESTION_WORDS, "other"):
-            some = [score for score, w in zip(scores, words, strict=True) if w == word]
+            some = [score for score, w in zip(given, words, strict=True) if w == word]
             if some:
                 label = f"{word} ({len(some)})"
                 rows.append((label, name.upper(), round(mean(some).f1, 4)))
@@ -128,6 +127,7 @@ def f1_by_question_word(
 
 
 def question_word(question: str) -> str:
-    """The first of `QUESTION_WORDS` in a question, or "other"; whom and whose count as who."""
+    """The first question word in a question, or "other"; whom and whose count as who."""
     text = re.sub(r"\bwho(m|se)\b", "who", question.lower())
-    return next((word for word in QUESTION_WORDS if re.search(rf"\b{word}\b", text)), "other")
+    found = re.search(rf"\b({'|'.join(QUESTION_WORDS)})\b", text)
+    return found[1] if found else "other"

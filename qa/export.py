@@ -23,14 +23,17 @@ from pydantic import BaseModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from qa.checkpoints import WEIGHTS_FILE, torch_forward
-from qa.engine import run_windows
+from qa.checkpoints import torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
+from qa.logits import run_windows
 from qa.outputs import hash_file
 
 OPSET = 17
 """LayerNormalization became one operator in opset 17; NNCF's folding of weights knows up to 21."""
+
+MAX_BYTES = 2**31 - 2**24
+"""A protobuf message ends at 2 GiB; 16 MiB are left for all that is not a tensor."""
 
 OUTPUTS = ("start_logits", "end_logits")
 
@@ -59,7 +62,16 @@ def to_onnx(
     Returns:
         Inputs as in `qa.features.pad`, outputs `start_logits` and `end_logits`, float32; batch and
         length dynamic. Weights of quantized layers are INT8 initializers.
+
+    Raises:
+        UserError: the model is too large for one ONNX file.
     """
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the model has {size / 1e9:.1f} GB of FP32 tensors, and one ONNX file holds"
+            f" {MAX_BYTES / 1e9:.1f}; use a smaller model"
+        )
     arrays = pad(examples, pad_token_id)
     names = list(arrays)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as temporary:
@@ -105,23 +117,24 @@ def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def describe(name: str, sources: Mapping[str, Path], params: Sequence[BaseModel]) -> dict[str, str]:
-    """Metadata of an exported model: what it was made from.
+def describe(
+    sources: Mapping[str, str], files: Mapping[str, Path], params: Mapping[str, BaseModel]
+) -> dict[str, str]:
+    """Metadata of an exported model: what it was made from, and nothing of where that lay.
 
     Args:
-        name: `fp32` or `int8`.
-        sources: by name, the folder of each torch model; INT8 was trained from FP32.
-        params: the sections of params.yaml that made it, one key each.
+        sources: by kind, such as model and dataset, its name and revision.
+        files: by name, the files that it was made from.
+        params: by name, the sections of params.yaml that made it.
 
     Returns:
-        The SHA-256 of each source's tensors and the parameters as JSON; strings all.
+        The names, the SHA-256 of each file and the parameters as JSON; strings all.
     """
-    used = ("fp32",) if name == "fp32" else ("fp32", "int8")
-    metadata = {f"{source}_sha256": hash_file(sources[source] / WEIGHTS_FILE) for source in used}
-    for section in params:
-        if name == "int8" or type(section).__name__ != "Train":
-            metadata[type(section).__name__.lower()] = section.model_dump_json()
-    return metadata
+    return {
+        **sources,
+        **{f"{name}_sha256": hash_file(file) for name, file in files.items()},
+        **{name: section.model_dump_json() for name, section in params.items()},
+    }
 
 
 def write_folder(

@@ -61,18 +61,21 @@ class Window:
         return int(first), int(last)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, name: str | None = None) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a checkpoint or of an exported folder.
+
+    Args:
+        name: what to call it in an error; the folder itself by default.
 
     Raises:
         UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer: {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{name or folder}: no tokenizer: {error}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"{folder}: a slow tokenizer, without offsets; save the fast one there")
+        raise UserError(f"{name or folder}: a slow tokenizer, without offsets; save the fast one")
     return tokenizer
 
 
@@ -95,8 +98,13 @@ def make_windows(
         At least one window an example.
 
     Raises:
-        UserError: `max_length` leaves no room for the context.
+        UserError: `max_length` is more than the model reads, or leaves no room for the context.
     """
+    if max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"params.yaml: windows.max_length: found {max_length}; this model reads at most"
+            f" {tokenizer.model_max_length} tokens"
+        )
     room = max_length - max_question_length - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= doc_stride:
         raise UserError(
@@ -107,7 +115,7 @@ def make_windows(
     if not examples:
         return []
     encoded = tokenizer(
-        [_cut_question(example.question, tokenizer, max_question_length) for example in examples],
+        _cut_questions([example.question for example in examples], tokenizer, max_question_length),
         [example.context for example in examples],
         truncation="only_second",
         max_length=max_length,
@@ -185,13 +193,22 @@ def pad(windows: Sequence[Window], pad_token_id: int) -> dict[str, NDArray[np.in
     return batch
 
 
-def _cut_question(question: str, tokenizer: PreTrainedTokenizerFast, tokens: int) -> str:
-    """The question without leading space (a SQuAD habit), cut after its first `tokens` tokens."""
-    question = question.strip()
-    if len(question) <= tokens:  # no token is shorter than a character
-        return question
-    encoding = tokenizer(
-        question, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+def pad_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The tokenizer's padding id, an integer."""
+    return int(tokenizer.pad_token_id or 0)
+
+
+def _cut_questions(
+    questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_question_length: int
+) -> list[str]:
+    """Questions without leading space (a SQuAD habit), cut after `max_question_length` tokens."""
+    stripped = [question.strip() for question in questions]
+    encoded = tokenizer(
+        stripped, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    offsets = encoding["offset_mapping"]
-    return question if len(offsets) <= tokens else question[: offsets[tokens - 1][1]]
+    return [
+        question
+        if len(offsets) <= max_question_length
+        else question[: offsets[max_question_length - 1][1]]
+        for question, offsets in zip(stripped, encoded["offset_mapping"], strict=True)
+    ]

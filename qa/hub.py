@@ -7,11 +7,13 @@ reaches the user as one line. The server is `HF_ENDPOINT`, as for every Hugging 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import requests
+from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import (
@@ -28,22 +30,22 @@ from qa.errors import UserError
 from qa.squad import Example, examples_from_records
 
 TIMEOUT_S = 20.0
-MODEL_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt"]
 
 
-def download_model(name: str, revision: str | None, out: Path) -> None:
-    """Download config, tokenizer and safetensors of a model into the existing folder `out`.
+def download_model(name: str, revision: str | None, files: Sequence[str], out: Path) -> None:
+    """Download a model's files into the existing folder `out`.
 
     Args:
         name: id on the hub.
         revision: the commit, 40 hexadecimal digits.
+        files: patterns of what to download.
 
     Raises:
         UserError: the hub cannot be reached, or has no such model, revision or safetensors.
     """
     info = _pinned(HfApi().model_info, "model", name, revision)
-    files = [sibling.rfilename for sibling in info.siblings or []]
-    if not any(Path(file).match("model*.safetensors") for file in files):
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    if not any(Path(file).match("model*.safetensors") for file in names):
         raise UserError(
             f"params.yaml: model.name: {name} has no model.safetensors at {revision};"
             " only safetensors are loaded: convert it, or name another revision"
@@ -54,7 +56,7 @@ def download_model(name: str, revision: str | None, out: Path) -> None:
         lambda: snapshot_download(
             name,
             revision=revision,
-            allow_patterns=MODEL_FILES,
+            allow_patterns=list(files),
             local_dir=out,
             etag_timeout=TIMEOUT_S,
         ),
@@ -70,8 +72,6 @@ def download_dataset(name: str, revision: str | None) -> dict[str, list[Example]
             is bad.
     """
     _pinned(HfApi().dataset_info, "dataset", name, revision)
-    from datasets import load_dataset  # half a second that a local data set does not need
-
     splits = _reported("dataset", name, lambda: load_dataset(name, revision=revision))
     for split in ("train", "validation"):
         if split not in splits:
@@ -121,5 +121,5 @@ def _reported(section: str, name: str, call: Callable[[], Any], revision: str | 
             f"{where}: cannot reach {ENDPOINT}; check the network and HF_ENDPOINT, or use a local"
             f" {section}"
         ) from None
-    except (ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, DatasetsError) as error:
         raise UserError(f"{where}: {error}") from None

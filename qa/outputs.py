@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and the hash that names their bytes.
 
 Everything is written beside its destination and renamed onto it at the end, so a reader never
-meets half an output and a failed or killed run leaves the previous one as it was.
+meets half an output, and a run that fails leaves the previous one as it was.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        former = partial.with_suffix(".former")
+        shutil.rmtree(former, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, former)
         os.replace(partial, path)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from qa.errors import UserError
 
@@ -99,6 +106,13 @@ class Infer(_Section):
     input: str
     output: str
     provider: Provider
+
+    @field_validator("output")
+    @classmethod
+    def _not_the_input(cls, value: str, info: ValidationInfo) -> str:
+        if Path(value) == Path(info.data.get("input", "")):
+            raise ValueError("the answers would replace the questions; name another file")
+        return value
 
 
 class Evaluate(_Section):

@@ -48,7 +48,10 @@ def calibrate(
     Returns:
         A fake-quantized model, trainable, its quantizers' ranges included.
     """
-    items = [_tensors(window, pad_token_id) for window in windows]
+    items = [
+        {key: tensor.to(model.device) for key, tensor in _tensors(window, pad_token_id).items()}
+        for window in windows
+    ]
     quantized: PreTrainedModel = nncf.quantize(
         model,
         nncf.Dataset(items),

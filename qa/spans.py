@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa.features import Window
+from qa.logits import Logits
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,6 @@ class Answer:
     score: float
     start: int
     end: int
-
-
-@dataclass(frozen=True)
-class Logits:
-    """What the model says of one window: float32, one start and one end logit a token."""
-
-    start: NDArray[np.float32]
-    end: NDArray[np.float32]
 
 
 def best_answer(

@@ -162,6 +162,13 @@ def _checked(records: Iterable[tuple[str, Mapping[str, Any]]], source: str) -> l
         for name, text in (("question", question), ("context", context)):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"{where}: the {name} is empty")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{where}: the {name} has half a character (a lone surrogate) at"
+                    f" {error.start}; mend it or drop the question"
+                ) from None
         for span in spans:
             found = context[span.start : span.start + len(span.text)] if span.start >= 0 else ""
             if not span.text or found != span.text:

@@ -7,6 +7,7 @@ reads and writes in chunks, and keeps further columns. Knows nothing of how answ
 from __future__ import annotations
 
 import csv
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def answer_table(
             ]
             answers = answer(examples)
             for at, name in enumerate(WRITTEN, len(READ)):
-                chunk.insert(at, name, [getattr(a, _FIELDS[name]) for a in answers])
+                values = [getattr(a, _FIELDS[name]) for a in answers]
+                chunk.insert(at, name, values)
             chunk.to_csv(
                 partial,
                 mode="w" if header else "a",
@@ -73,6 +75,8 @@ def answer_table(
                 index=False,
                 float_format="%.6f",
                 lineterminator="\n",
+                # All text in quotes: bare ones would let a lone carriage return end the row.
+                quoting=csv.QUOTE_NONNUMERIC,
             )
             header = False
 
@@ -87,24 +91,29 @@ def _chunks(path: Path) -> Iterator[pd.DataFrame]:
             warnings.catch_warnings(),
             pd.read_csv(
                 path,
+                header=None,  # pandas would rename columns of one name
                 dtype=str,
                 na_filter=False,
-                index_col=False,
                 encoding="utf-8-sig",
                 chunksize=CHUNK_ROWS,
             ) as reader,
         ):
-            # pandas only warns when a row has more fields than the header, and drops them.
             warnings.simplefilter("error", pd.errors.ParserWarning)
+            names: list[str] = []
             for chunk in reader:
-                names = _column_names(path, [str(name) for name in chunk.columns])
-                chunk.columns = pd.Index(names)
-                further = [name for name in names if name not in READ]
-                yield chunk[[*READ, *further]].fillna("")
+                rows = chunk.fillna("")
+                if not names:
+                    names = _column_names(path, [str(name) for name in rows.iloc[0]])
+                    rows = rows.iloc[1:]
+                first = [names.index(name) for name in READ]
+                order = [*first, *(at for at in range(len(names)) if at not in first)]
+                rows = rows.iloc[:, order]
+                rows.columns = pd.Index([names[at] for at in order])
+                yield rows
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; set infer.input in params.yaml") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {_where_not_utf8(path)}; save it as UTF-8") from None
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: empty; expected a header with Context and Question") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
@@ -127,8 +136,20 @@ def _column_names(path: Path, found: list[str]) -> list[str]:
     return names
 
 
+def _where_not_utf8(path: Path) -> str:
+    """Name the first line that is not UTF-8."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number}: not UTF-8 (byte {line[error.start]:#04x})"
+    return "not UTF-8"
+
+
 def _what_is_wrong(path: Path) -> str | None:
     """Name the first row that is not like the header."""
+    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         try:

@@ -33,12 +33,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from qa.engine import pad_token
 from qa.errors import UserError
-from qa.features import Window, pad
+from qa.features import Window, pad, pad_token
+from qa.logits import Logits
 from qa.outputs import hash_file
 from qa.params import Finetune, Train
-from qa.spans import Logits
 from qa.squad import Example
 
 CHECKPOINTS = Path("models/checkpoints")
@@ -68,7 +67,7 @@ def label_windows(
     return labelled
 
 
-def use_bf16(precision: str) -> bool:
+def use_bf16(params: Finetune | Train) -> bool:
     """Whether to train under BF16 autocast: for `auto`, where the processor multiplies in BF16.
 
     Raises:
@@ -79,23 +78,27 @@ def use_bf16(precision: str) -> bool:
     else:
         capabilities = torch.cpu.get_capabilities()
         able = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    if precision == "bf16" and not able:
+    if params.precision == "bf16" and not able:
         raise UserError(
-            "params.yaml: precision: found 'bf16', which this processor lacks; set fp32 or auto"
+            f"params.yaml: {type(params).__name__.lower()}.precision: found 'bf16', which this"
+            " processor lacks; set fp32 or auto"
         )
-    return able and precision != "fp32"
+    return able and params.precision != "fp32"
 
 
 def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
-    """Name a training run after its parameters and the bytes of its inputs, files and folders.
+    """Name a training run after its parameters, the bytes of its inputs and this package's code.
 
-    A checkpoint is resumed only by the run that wrote it: another learning rate, another data set
-    or another model starts afresh.
+    A checkpoint is resumed only by the run that wrote it: another learning rate, another data set,
+    another model or other code starts afresh.
+
+    Args:
+        inputs: files and folders.
     """
     digest = hashlib.sha256()
     for section in params:
         digest.update(section.model_dump_json().encode())
-    for path in inputs:
+    for path in (*inputs, *sorted(Path(__file__).parent.glob("*.py"))):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 digest.update(file.name.encode())
@@ -124,7 +127,7 @@ def train(
     Args:
         windows: the training set; with a distillation weight above 0, with the teacher's logits.
         params: learning rate, batch size, schedule, precision and seed.
-        epochs: passes over the training set; `params.max_steps`, when set, ends them sooner.
+        epochs: passes over the training set; `params.max_steps`, when set, counts instead.
         checkpoints: folder of this run's checkpoints, removed when the training ends.
         logs: folder for DVCLive's plots of loss and learning rate.
     """
@@ -146,13 +149,14 @@ def train(
             max_steps=params.max_steps or -1,
             warmup_ratio=params.warmup_ratio,
             weight_decay=params.weight_decay,
-            bf16=use_bf16(params.precision),
+            bf16=use_bf16(params),
             use_cpu=not torch.cuda.is_available(),
             seed=params.seed,
             save_strategy="steps",
             save_steps=params.save_steps,
             save_total_limit=1,
             logging_steps=params.logging_steps,
+            logging_first_step=True,
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],

@@ -15,6 +15,7 @@ from qa.engine import Engine, onnx_forward
 from qa.errors import UserError, run
 from qa.evaluation import check_answerable, compare, f1_by_question_word, summary
 from qa.features import load_tokenizer
+from qa.metrics import score_each
 from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
 from qa.squad import read_examples
@@ -32,14 +33,17 @@ def main() -> None:
         engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
         with tqdm(total=len(examples), desc=name, unit="question") as bar:
             answers[name] = engine.answer(examples, bar.update)
+    scores = {name: score_each(examples, given) for name, given in answers.items()}
     with whole_folder(Path("data/predictions")) as out:
         for name in MODELS:
             texts = (answer.text for answer in answers[name])
             ids = (example.id for example in examples)
             write_json(out / f"{name}.json", dict(zip(ids, texts, strict=True)))
     with whole_file(Path("metrics/f1_by_question.csv")) as partial:
-        f1_by_question_word(examples, answers).to_csv(partial, index=False, lineterminator="\n")
-    metrics = compare(examples, answers, {n: f / "model.onnx" for n, f in MODELS.items()})
+        f1_by_question_word(examples, scores).to_csv(partial, index=False, lineterminator="\n")
+    metrics = compare(
+        examples, answers, scores, {name: folder / "model.onnx" for name, folder in MODELS.items()}
+    )
     write_json(Path("metrics/evaluation.json"), metrics)
     print(summary(metrics))
     drop = -metrics["difference"]["f1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import run
+from qa.errors import UserError, run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder, write_json
 from qa.params import read_params
@@ -29,6 +29,11 @@ def main() -> None:
     if epochs == "auto":
         epochs = 0.0 if has_head else 2.0
         print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
+    if epochs == 0 and not has_head:
+        raise UserError(
+            "params.yaml: finetune.epochs: found 0, but the model's question-answering head is new:"
+            " set it to auto"
+        )
     checkpoints = (
         CHECKPOINTS / "finetune" / fingerprint([params.windows, params.finetune], [BASE, DATA])
     )

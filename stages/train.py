@@ -8,12 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from tqdm import tqdm
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import pad_token, run_windows
 from qa.errors import run
-from qa.features import load_tokenizer, make_windows
+from qa.features import load_tokenizer, make_windows, pad_token
+from qa.logits import run_windows
 from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.quantization import calibrate, save_quantized
@@ -28,6 +29,7 @@ def main() -> None:
     params = read_params()
     tokenizer = load_tokenizer(FP32)
     model, _ = load_model(FP32, dropout=False)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     examples = read_examples(DATA)
     options = params.windows.model_dump()
     windows = make_windows(examples, tokenizer, **options)

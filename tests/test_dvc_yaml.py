@@ -47,7 +47,28 @@ def test_code_deps_are_the_import_graph(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_params_are_the_sections_that_the_stage_reads(name: str) -> None:
-    assert set(STAGES[name]["params"]) == sections(ROOT / f"stages/{name}.py")
+    declared = {param.partition(".")[0] for param in STAGES[name]["params"]}
+    assert declared == sections(ROOT / f"stages/{name}.py")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_data_dep_and_out_is_one_that_the_script_names(name: str) -> None:
+    """Joined paths included: `DATA / "train.jsonl"` counts as data/squad/train.jsonl."""
+    tree = ast.parse((ROOT / f"stages/{name}.py").read_text(encoding="utf-8"))
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    stage = STAGES[name]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+    for path in [dep for dep in stage["deps"] if not dep.endswith(".py")] + outs:
+        if "${" in path:  # a key of params.yaml, which the sections above cover
+            continue
+        folder, _, file = path.rpartition("/")
+        assert path in words or {folder, file} <= words, path
+    read = {
+        word for word in words if isinstance(word, str) and word.startswith(("data/", "models/"))
+    }
+    declared = [*stage["deps"], *outs, "data/sample/", "models/minilm-squad"]
+    for word in read:
+        assert any(path.startswith(word) or word.startswith(path) for path in declared), word
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qa import engine
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine, onnx_forward
 from qa.errors import UserError
+from qa.logits import BATCH_TOKENS
 from qa.params import Decoding, Windows
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
@@ -24,9 +24,7 @@ DECODING = Decoding(
 EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:20]
 
 
-def test_answers_do_not_depend_on_the_batches(
-    tiny_model: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_do_not_depend_on_the_batches(tiny_model: Path, tokenizer: Any) -> None:
     model, _ = load_model(tiny_model, dropout=False)
     forward = torch_forward(model)
     shapes: list[tuple[int, ...]] = []
@@ -39,7 +37,7 @@ def test_answers_do_not_depend_on_the_batches(
     finished: list[int] = []
     together = many.answer(EXAMPLES, finished.append)
     assert sum(finished) == len(EXAMPLES)
-    assert all(rows * length <= engine.BATCH_TOKENS for rows, length in shapes)
+    assert all(rows * length <= BATCH_TOKENS for rows, length in shapes)
     assert max(rows for rows, _ in shapes) > 1
     alone = [many.answer([example])[0] for example in EXAMPLES]
     assert [a.text for a in together] == [a.text for a in alone]

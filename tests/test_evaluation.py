@@ -15,6 +15,7 @@ from qa.evaluation import (
     same_answers,
     summary,
 )
+from qa.metrics import score_each
 from qa.params import Decoding
 from qa.spans import Answer
 from qa.squad import Example, Span
@@ -30,13 +31,14 @@ NONE = Answer("", 0.5, 0, 0)
 LONDON = Answer("London", 0.5, 6, 12)
 # FP32: 100/100, 0/66.7, 100/100, 100/100. INT8: 100/100, 0/66.7, 0/0, 100/100.
 ANSWERS = {"fp32": [LONDON, LONDON, NONE, NONE], "int8": [LONDON, LONDON, LONDON, NONE]}
+SCORES = {name: score_each(EXAMPLES, given) for name, given in ANSWERS.items()}
 
 
 def test_metrics_side_by_side(tmp_path: Path) -> None:
     files = {"fp32": tmp_path / "a", "int8": tmp_path / "b"}
     files["fp32"].write_bytes(b"x" * 4_000_000)
     files["int8"].write_bytes(b"x" * 1_000_000)
-    metrics = compare(EXAMPLES, ANSWERS, files)
+    metrics = compare(EXAMPLES, ANSWERS, SCORES, files)
     assert metrics == {
         "questions": 4,
         "fp32": {
@@ -63,11 +65,12 @@ def test_metrics_side_by_side(tmp_path: Path) -> None:
     }
     assert "INT8" in summary(metrics)
     answerable = {name: given[:2] for name, given in ANSWERS.items()}
-    assert "NoAns_f1" not in compare(EXAMPLES[:2], answerable, files)["fp32"]
+    short = {name: given[:2] for name, given in SCORES.items()}
+    assert "NoAns_f1" not in compare(EXAMPLES[:2], answerable, short, files)["fp32"]
 
 
 def test_f1_by_question_word() -> None:
-    table = f1_by_question_word(EXAMPLES, ANSWERS)
+    table = f1_by_question_word(EXAMPLES, SCORES)
     assert table.values.tolist() == [
         ["where (2)", "FP32", 83.3333],
         ["who (2)", "FP32", 100.0],
@@ -85,6 +88,7 @@ def test_f1_by_question_word() -> None:
         ("Whose idea was it?", "who"),
         ("Name the whole team.", "other"),
         ("At which gate?", "which"),
+        ("Why did he leave when it rained?", "why"),
     ],
 )
 def test_question_words(question: str, word: str) -> None:

@@ -14,10 +14,12 @@ import torch
 from onnx import numpy_helper
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine, onnx_forward, run_windows
+from qa.engine import Engine, onnx_forward
 from qa.errors import UserError
 from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
 from qa.features import Window, make_windows
+from qa.logits import run_windows
+from qa.outputs import hash_file
 from qa.params import Decoding, Train, Windows
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
 from qa.squad import read_squad_json
@@ -188,11 +190,13 @@ def test_the_model_says_what_it_was_made_from(
 ) -> None:
     props = onnx.load(onnx_folder / "model.onnx").metadata_props
     assert {prop.key: prop.value for prop in props} == {"made_from": "a test"}
-    sources = {"fp32": tiny_model, "int8": quantized}
-    int8 = describe("int8", sources, [TRAIN])
-    assert list(int8) == ["fp32_sha256", "int8_sha256", "train"]
-    assert json.loads(int8["train"])["preset"] == "mixed"
-    assert list(describe("fp32", sources, [TRAIN])) == ["fp32_sha256"]
+    files = {"fp32": tiny_model / "model.safetensors", "qat": quantized / "model.safetensors"}
+    described = describe({"model": "a@1", "dataset": "b"}, files, {"train": TRAIN})
+    assert list(described) == ["model", "dataset", "fp32_sha256", "qat_sha256", "train"]
+    assert described["model"] == "a@1"
+    assert described["qat_sha256"] == hash_file(files["qat"])
+    assert json.loads(described["train"])["preset"] == "mixed"
+    assert str(tmp_path.parent) not in str(described)
 
 
 def test_a_model_without_token_types_goes_all_the_way(tmp_path: Path, tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -32,7 +33,13 @@ def test_windows_cover_the_context_and_overlap(tokenizer: Any) -> None:
                 covered[start:end] += 1
     text = np.array([not c.isspace() for c in LONG.context])
     assert (covered[text] >= 1).all()
-    assert (covered[text] >= 2).any()
+    words = LONG.context.split()
+    overlaps = [
+        len(set(zip(a.starts, a.ends, strict=True)) & set(zip(b.starts, b.ends, strict=True))) - 1
+        for a, b in itertools.pairwise(windows)
+    ]
+    assert len(words) > 100
+    assert all(5 <= overlap <= SIZES["doc_stride"] for overlap in overlaps)  # words, of 16 tokens
     question = windows[0].input_ids[: windows[0].input_ids.index(tokenizer.sep_token_id)]
     assert all(window.input_ids[: len(question)] == question for window in windows)
 
@@ -84,6 +91,18 @@ def test_a_long_question_loses_its_end(tokenizer: Any) -> None:
     same = Example("", "why " * 16, "Because.")
     a, b = make_windows([long, same], tokenizer, **SIZES)
     assert a.input_ids == b.input_ids
+
+
+@pytest.mark.parametrize("question", ["\ud55c\uad6d\uc5b4 " * 30, "\U0001f600" * 60, "ﬃ" * 60])
+def test_a_question_of_letters_that_are_many_tokens(tokenizer: Any, question: str) -> None:
+    sizes = {"max_length": 40, "doc_stride": 8, "max_question_length": 16}
+    windows = make_windows([Example("", question, LONG.context)], tokenizer, **sizes)
+    assert max(len(window) for window in windows) <= 40
+
+
+def test_a_window_longer_than_the_model_reads_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"max_length: found 600; this model reads at most 512"):
+        make_windows([LONG], tokenizer, max_length=600, doc_stride=8, max_question_length=16)
 
 
 def test_no_room_for_the_context_is_an_error(tokenizer: Any) -> None:

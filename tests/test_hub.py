@@ -79,7 +79,12 @@ def endpoint(tiny_model: Path) -> Iterator[str]:
 
 
 def run_stage(project: Project, stage: str, endpoint: str) -> tuple[int, str, str]:
-    project.env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(project.folder / ".hf")}
+    project.env |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(project.folder / ".hf"),
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
     done = project.run("python", f"stages/{stage}.py")
     return done.returncode, done.stdout, done.stderr
 

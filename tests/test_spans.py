@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qa.features import Window
-from qa.spans import Answer, Logits, best_answer
+from qa.logits import Logits
+from qa.spans import Answer, best_answer
 
 DECODING: dict[str, Any] = {
     "max_answer_length": 4,

@@ -77,6 +77,7 @@ def test_hub_records_become_the_same_examples() -> None:
         ([question(text="")], r"question q1: answer '' is not at"),
         ([question(), question()], r"question q1: the id occurs twice"),
         ([{**question(), "question": "  "}], r"question q1: the question is empty"),
+        ([{**question(), "question": "Who \ud83d?"}], r"question q1: the question has half a"),
         ([{"id": "q1", "answers": []}], r"no 'question' in data\[0\]\.paragraphs\[0\]\.qas\[0\]"),
         ([], r"no questions in it"),
     ],

@@ -34,6 +34,7 @@ def write(tmp_path: Path, content: str | bytes) -> Path:
     return path
 
 
+SCORED = ["0.250000", "0", "1"]
 HEADER = ["Context", "Question", "Answer", "Score", "Start", "End"]
 
 
@@ -65,11 +66,23 @@ def test_further_columns_follow_and_text_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_commas_quotes_and_line_breaks_survive(tmp_path: Path) -> None:
-    context = 'He said: "one,\r\ntwo\n\nthree"'
+    context = 'He said: "one,\r\ntwo\n\nthree" and\rfour'
     path = tmp_path / "input.csv"
     with path.open("w", encoding="utf-8", newline="") as lines:
         csv.writer(lines).writerows([["Context", "Question"], [context, 'Who, "if" anyone?']])
     assert answered(path)[1][:2] == [context, 'Who, "if" anyone?']
+
+
+def test_a_lone_carriage_return_survives(tmp_path: Path) -> None:
+    path = write(tmp_path, '"Context","Question"\n"a\rb","q\r"\n')
+    assert answered(path)[1][:2] == ["a\rb", "q\r"]
+
+
+def test_columns_of_one_name_and_of_none_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, "Note,Context,Note,Question,\n1,a,2,b,3\n")
+    header, row = answered(path)
+    assert header == [*HEADER, "Note", "Note", ""]
+    assert row == ["a", "b", "a", *SCORED, "1", "2", "3"]
 
 
 def test_chunks_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +105,7 @@ def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
         ("Text,Question\na,b\n", "no column Context in the header Text, Question"),
         ("Context;Question\na;b\n", "the fields are separated by ';': use commas"),
         ("Context,Question,question\na,b,c\n", "more than one column Question"),
+        ("Context,Question,Question\na,b,c\n", "more than one column Question"),
         ("Context,Question,answer\na,b,c\n", "column Answer is one that the answers need"),
         ("Context,Question\na,b\nc,\n", "row 2: Question is empty"),
         ("Context,Question\na,b\n  ,d\n", "row 2: Context is empty"),
@@ -99,7 +113,9 @@ def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
         ("Context,Question\na,b\nc,d,e\n", "row 2: 3 fields, the header has 2"),
         ("Context,Question\na,b,c\nd,e,f\n", "row 1: 3 fields, the header has 2"),
         ('Context,Question\na,b\n"c,d\n', "close the quotes"),
-        (b"Context,Question\nna\xefve,b\n", "not UTF-8"),
+        (b"Context,Question\nna\xefve,b\n", "line 2: not UTF-8 \\(byte 0xef\\)"),
+        (b"Context,Question\n" + b"a,b\n" * 300_000 + b"na\xefve,b\n", "line 300002: not UTF-8"),
+        ("Context,Question\n" + "x" * 200_000 + ",b\na,b,c\n", "row 2: 3 fields"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_written(

@@ -12,12 +12,19 @@ import torch
 from transformers import Trainer
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import run_windows
 from qa.errors import UserError
 from qa.features import make_windows
+from qa.logits import run_windows
 from qa.params import Finetune
 from qa.squad import read_squad_json
-from qa.training import TrainingWindow, fingerprint, label_windows, train, use_bf16
+from qa.training import (
+    TrainingWindow,
+    _LengthGroupedSampler,
+    fingerprint,
+    label_windows,
+    train,
+    use_bf16,
+)
 from tests.conftest import ROOT
 
 PARAMS = Finetune(
@@ -167,10 +174,31 @@ def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert not use_bf16("auto")
-    with pytest.raises(UserError, match="set fp32 or auto"):
-        use_bf16("bf16")
+    auto, bf16, fp32 = (
+        PARAMS.model_copy(update={"precision": name}) for name in ("auto", "bf16", "fp32")
+    )
+    assert not use_bf16(auto)
+    with pytest.raises(UserError, match=r"finetune\.precision: found 'bf16'.* set fp32 or auto"):
+        use_bf16(bf16)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert use_bf16("auto")
-    assert use_bf16("bf16")
-    assert not use_bf16("fp32")
+    assert use_bf16(auto)
+    assert use_bf16(bf16)
+    assert not use_bf16(fp32)
+
+
+def test_batches_are_of_like_length_and_change_with_the_epoch() -> None:
+    lengths = [i % 50 + 1 for i in range(400)]
+    sampler = _LengthGroupedSampler(lengths, 8, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(400))
+    again = _LengthGroupedSampler(lengths, 8, seed=1)
+    again.set_epoch(1)
+    assert list(again) == second
+    spread = [
+        max(lengths[i] for i in first[at : at + 8]) - min(lengths[i] for i in first[at : at + 8])
+        for at in range(0, 400, 8)
+    ]
+    assert sum(spread) / len(spread) < 5  # about 43 without grouping
