@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -21,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence
 from qa.features import load_tokenizer
 from qa.logits import Forward
 
@@ -72,7 +73,9 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a question-answering model: {error}") from None
+        raise UserError(
+            f"{folder}: not a question-answering model ({first_sentence(error)})"
+        ) from None
     missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
     if missing:
         raise UserError(
@@ -126,10 +129,17 @@ def check_checkpoint(folder: Path, name: str) -> None:
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: config.json: {error}") from None
-    if type(config) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING:
-        raise UserError(f"{name}: {config.model_type} is not a question-answering model's type")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
+    # BERT and its kin are what fills masks as well as answering questions; GPT-2 and T5 are not.
+    if (
+        type(config) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING
+        or type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        or config.is_encoder_decoder
+    ):
+        raise UserError(
+            f"{name}: config.json: model_type {config.model_type} is not a BERT-like encoder"
+        )
     for file in sorted(folder.glob("model*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence
 from qa.features import make_windows, pad_token
 from qa.logits import Forward, run_windows
 from qa.spans import Answer, best_answer
@@ -87,9 +87,14 @@ def onnx_forward(folder: Path, provider: str) -> Forward:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
-    model = ORTModelForQuestionAnswering.from_pretrained(
-        folder, provider=provider, session_options=options
-    )
+    try:
+        model = ORTModelForQuestionAnswering.from_pretrained(
+            folder, provider=provider, session_options=options
+        )
+    except Exception as error:  # ONNX Runtime's errors have no common type
+        raise UserError(
+            f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
+        ) from None
     # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
     # other's.
     model.session.disable_fallback()

@@ -36,3 +36,8 @@ def run(main: Callable[[], None]) -> None:
         return
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(1)
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library says first of what went wrong: some go on for a page."""
+    return " ".join(str(error).split()).partition(". ")[0][:200]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence
 from qa.squad import Example, Span
 
 TENSOR_CORE_MULTIPLE = 8
@@ -70,10 +70,15 @@ def load_tokenizer(folder: Path, name: str | None = None) -> PreTrainedTokenizer
     Raises:
         UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
     """
+    if not folder.is_dir():
+        raise UserError(f"{name or folder}: no such folder; run `dvc repro`, which makes it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{name or folder}: no tokenizer: {error}") from None
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(
+            f"{name or folder}: no usable tokenizer ({first_sentence(error)});"
+            " save it with the model"
+        ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name or folder}: a slow tokenizer, without offsets; save the fast one")
     return tokenizer

@@ -23,6 +23,8 @@ from qa.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
+Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]
 # Not strict: YAML 1.1 reads `1e-05`, as `dvc exp run -S` writes it, as a string.
 Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
@@ -37,21 +39,21 @@ class _Section(BaseModel):
 class Dataset(_Section):
     """Where the questions come from."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     revision: str | None
-    train_file: str
-    validation_file: str
+    train_file: Name
+    validation_file: Name
     max_train_examples: Count | None
     max_validation_examples: Count | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Model(_Section):
     """Where the FP32 model comes from."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     revision: str | None
-    folder: str
+    folder: Name
 
 
 class Windows(_Section):
@@ -79,7 +81,7 @@ class _Training(_Section):
     precision: Literal["auto", "bf16", "fp32"]
     save_steps: Count
     logging_steps: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Finetune(_Training):
@@ -103,8 +105,8 @@ class Train(_Training):
 class Infer(_Section):
     """CSV inference."""
 
-    input: str
-    output: str
+    input: Name
+    output: Name
     provider: Provider
 
     @field_validator("output")
@@ -146,17 +148,22 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the root of the project") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no parameters in it; restore it: git checkout {path}")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key first: where one is misspelt, the missing one is the same mistake.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         # A union reports each of its members: the key is what comes before their names.
-        key = ".".join(str(part) for part in first["loc"][:2]) or "the file"
+        key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             raise UserError(
-                f"{path}: {key}: no such parameter; remove it or mend its name"
+                f"{path}: {key}: no such parameter; mend its name or remove it"
             ) from None
         if first["type"] == "missing":
             raise UserError(f"{path}: {key}: missing; add it") from None

@@ -23,7 +23,7 @@ class Answer:
 
     Attributes:
         text: `context[start:end]`, or "" for no answer.
-        score: probability of the span among all start and all end positions of all its windows
+        score: 0 for a context without tokens; else the probability of the span among all start and all end positions of all its windows
             (`[CLS]`, which stands for no answer, included), 0 to 1. For a context that fits in one
             window this is the score that `transformers.pipeline("question-answering")` gives.
         start, end: characters of the context, `end` exclusive; both 0 for no answer.
@@ -65,11 +65,10 @@ def best_answer(
         score, start, end = _best_span(logit.start[at:stop], logit.end[at:stop], max_answer_length)
         if score > best_score:
             best_score, best_window, best_start, best_end = score, w, at + start, at + end
+    if best_window < 0:  # a context without a single token
+        return Answer("", 0.0, 0, 0)
     log_total = _log_total(windows, logits, "start") + _log_total(windows, logits, "end")
-    no_answer = best_window < 0 or (
-        version_2_with_negative and null_score - best_score > null_score_diff_threshold
-    )
-    if no_answer:
+    if version_2_with_negative and null_score - best_score > null_score_diff_threshold:
         return Answer("", float(np.exp(null_score - log_total)), 0, 0)
     first = int(windows[best_window].starts[best_start])
     last = int(windows[best_window].ends[best_end])

@@ -71,6 +71,9 @@ def read_examples(path: Path) -> list[Example]:
         UserError: a line is not JSON, or a record is bad.
     """
 
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run `dvc repro download_dataset`, which makes it")
+
     def records() -> Iterator[tuple[str, Mapping[str, Any]]]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,29 +24,61 @@ CHUNK_ROWS = 4096
 """Rows that are sorted by length together, and the most that are in memory at a time."""
 
 
-def count_rows(path: Path) -> int:
-    """Check a whole input table and count its rows.
+def check_table(path: Path, output: Path) -> int:
+    """Check a whole input table, and that `output` can be written, before any work is done.
+
+    The quotes are read strictly here: pandas takes text after a closing quote as it comes and so
+    may swallow rows.
+
+    Returns:
+        The number of rows.
 
     Raises:
         UserError: the file is missing or not CSV in UTF-8, a column is missing, twice there or
-            would be overwritten, or a row has an empty question or context; the message names the
-            row, counted from 1 below the header.
+            would be overwritten, or a row has too many fields or an empty question or context; the
+            message names the row, counted from 1 below the header.
     """
-    rows = 0
-    for chunk in _chunks(path):
-        for column in READ:
-            empty = chunk[column].str.strip() == ""
-            if empty.any():
-                row = rows + int(empty.to_numpy().argmax()) + 1
-                raise UserError(f"{path}: row {row}: {column} is empty; fill it or drop the row")
-        rows += len(chunk)
-    return rows
+    if output.is_dir():
+        raise UserError(f"{output}: a folder; name a file in infer.output")
+    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 128 KiB
+    row = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            names = _column_names(path, next(reader))
+            for fields in filter(None, reader):  # blank lines are no rows
+                row += 1
+                _check_row(f"{path}: row {row}", names, fields)
+    except StopIteration:
+        raise UserError(f"{path}: empty; expected a header with Context and Question") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; set infer.input in params.yaml") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {_where_not_utf8(path)}") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: row {row + 1}: {error}; mend its quotes") from None
+    return row
+
+
+def _check_row(where: str, names: list[str], fields: list[str]) -> None:
+    if len(fields) > len(names):
+        raise UserError(
+            f"{where}: {len(fields)} fields, the header has {len(names)};"
+            " put quotes around text with commas"
+        )
+    for column in READ:
+        at = names.index(column)
+        text = fields[at] if at < len(fields) else ""
+        if not any(letter.isprintable() and not letter.isspace() for letter in text):
+            raise UserError(f"{where}: {column} is empty; fill it or drop the row")
+    if any("\0" in field for field in fields):
+        raise UserError(f"{where}: a NUL character in it; take it out")
 
 
 def answer_table(
     path: Path, output: Path, answer: Callable[[Sequence[Example]], Sequence[Answer]]
 ) -> None:
-    """Answer every row of `path` and write `output`.
+    """Answer every row of `path`, a table that `check_table` passed, and write `output`.
 
     The columns of the output are Context, Question, Answer, Score (0 to 1, six decimals), Start and
     End (characters of the context, End exclusive), then the input's further columns.
@@ -85,39 +116,26 @@ _FIELDS = {"Answer": "text", "Score": "score", "Start": "start", "End": "end"}
 
 
 def _chunks(path: Path) -> Iterator[pd.DataFrame]:
-    """Chunks of the table, text as it stands, Context and Question first; one at least."""
-    try:
-        with (
-            warnings.catch_warnings(),
-            pd.read_csv(
-                path,
-                header=None,  # pandas would rename columns of one name
-                dtype=str,
-                na_filter=False,
-                encoding="utf-8-sig",
-                chunksize=CHUNK_ROWS,
-            ) as reader,
-        ):
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            names: list[str] = []
-            for chunk in reader:
-                rows = chunk.fillna("")
-                if not names:
-                    names = _column_names(path, [str(name) for name in rows.iloc[0]])
-                    rows = rows.iloc[1:]
-                first = [names.index(name) for name in READ]
-                order = [*first, *(at for at in range(len(names)) if at not in first)]
-                rows = rows.iloc[:, order]
-                rows.columns = pd.Index([names[at] for at in order])
-                yield rows
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; set infer.input in params.yaml") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: {_where_not_utf8(path)}; save it as UTF-8") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: empty; expected a header with Context and Question") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise UserError(f"{path}: {_what_is_wrong(path) or error}") from None
+    """Chunks of a checked table, text as it stands, Context and Question first; one at least."""
+    with pd.read_csv(
+        path,
+        header=None,  # pandas would rename columns of one name
+        dtype=str,
+        na_filter=False,
+        encoding="utf-8-sig",
+        chunksize=CHUNK_ROWS,
+    ) as reader:
+        names: list[str] = []
+        for chunk in reader:
+            rows = chunk.fillna("")
+            if not names:
+                names = _column_names(path, [str(name) for name in rows.iloc[0]])
+                rows = rows.iloc[1:]
+            first = [names.index(name) for name in READ]
+            order = [*first, *(at for at in range(len(names)) if at not in first)]
+            rows = rows.iloc[:, order]
+            rows.columns = pd.Index([names[at] for at in order])
+            yield rows
 
 
 def _column_names(path: Path, found: list[str]) -> list[str]:
@@ -137,29 +155,14 @@ def _column_names(path: Path, found: list[str]) -> list[str]:
 
 
 def _where_not_utf8(path: Path) -> str:
-    """Name the first line that is not UTF-8."""
+    """Say what a file that is not UTF-8 is, or where it stops being that."""
     with path.open("rb") as lines:
+        if lines.read(4) == b"PK\x03\x04":
+            return "an Excel workbook; save it as CSV (UTF-8)"
+        lines.seek(0)
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                return f"line {number}: not UTF-8 (byte {line[error.start]:#04x})"
-    return "not UTF-8"
-
-
-def _what_is_wrong(path: Path) -> str | None:
-    """Name the first row that is not like the header."""
-    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 128 KiB
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        try:
-            header = next(reader)
-            for row, fields in enumerate(reader, 1):
-                if len(fields) > len(header):
-                    return (
-                        f"row {row}: {len(fields)} fields, the header has {len(header)};"
-                        " put quotes around text with commas"
-                    )
-        except csv.Error as error:
-            return f"line {reader.line_num}: {error}; close the quotes"
-    return None
+                return f"line {number}: not UTF-8 (byte {line[error.start]:#04x}); save it as UTF-8"
+    return "not UTF-8; save it as UTF-8"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,10 @@ def train(
     )
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with warnings.catch_warnings():
+        # The Trainer tells of file systems without modification times, which change nothing here.
+        warnings.filterwarnings("ignore", message="mtime may not be reliable")
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
 

@@ -2,7 +2,7 @@
 # Makes a virtual environment with the pinned requirements: `scripts/setup.sh .venv`.
 # What is missing on the machine is named in one line; run again, it mends a broken environment.
 set -euo pipefail
-venv=$1
+venv=${1:-.venv}
 
 fail() {
   echo "error: $1" >&2
@@ -16,7 +16,8 @@ for python in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
     break
   fi
 done
-[ -n "${found:-}" ] || fail "no Python 3.10, 3.11 or 3.12 found; install one, or name it: PYTHON=/path/to/python make ..."
+[ -n "${found:-}" ] ||
+  fail "no Python 3.10, 3.11 or 3.12 found (tried ${PYTHON:-python3, python3.10 to 3.12, python}); install one, or name it: PYTHON=/path/to/python make ..."
 "$found" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$found cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"
 command -v git >/dev/null || fail "git not found; install it (Debian: apt-get install git)"
@@ -27,6 +28,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Pyth
   fail "$found has no headers, which NNCF builds its CPU kernels with; install them (Debian: apt-get install python3-dev)"
 
 if ! "$venv/bin/python" -c "$in_range" 2>/dev/null; then
+  [ ! -e "$venv" ] || [ -e "$venv/pyvenv.cfg" ] || fail "$venv is there and no virtual environment; move it away"
   rm -rf "$venv"
   "$found" -m venv "$venv"
 fi

@@ -26,11 +26,11 @@ def main() -> None:
         given, other = ("--question", "--context") if question else ("--context", "--question")
         raise UserError(f"{given} is given and {other} is empty: give both, or neither for a CSV")
     params = read_params()
-    table = Path(params.infer.input)
+    table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.table import answer_table, count_rows
+    from qa.table import answer_table, check_table
 
-    rows = 0 if question else count_rows(table)  # before the model is loaded
+    rows = 0 if question else check_table(table, output)  # before the model is loaded
 
     from tqdm import tqdm
 
@@ -44,8 +44,8 @@ def main() -> None:
         print(engine.answer([Example("0", question, arguments.context)])[0].text)
         return
     with tqdm(total=rows, desc=str(table), unit="row") as bar:
-        answer_table(table, Path(params.infer.output), lambda e: engine.answer(e, bar.update))
-    print(f"{params.infer.output}: {rows} rows")
+        answer_table(table, output, lambda e: engine.answer(e, bar.update))
+    print(f"{output}: {rows} rows")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,10 @@ def test_an_unknown_provider_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="CUDAExecutionProvider: ONNX Runtime here has"):
         onnx_forward(tmp_path, "CUDAExecutionProvider")
+
+
+def test_a_damaged_model_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    shutil.copyfile(tiny_model / "config.json", tmp_path / "config.json")
+    (tmp_path / "model.onnx").write_bytes(b"not onnx")
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
+        onnx_forward(tmp_path, "CPUExecutionProvider")

@@ -40,7 +40,9 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
     [
         ("batch_size: 16", "batch_size: 0", r"finetune\.batch_size: found 0; .*greater than"),
         ("batch_size: 16", "batch_size: many", r"finetune\.batch_size: found 'many'; .*integer"),
-        ("batch_size: 16", "batchsize: 16", r"finetune\.batch_size: missing"),
+        ("batch_size: 16", "batchsize: 16", r"finetune\.batchsize: no such parameter; mend its"),
+        ("  batch_size: 16\n", "", r"finetune\.batch_size: missing; add it"),
+        ("input: data/input.csv", "input: ''", r"infer\.input: found ''; .*at least 1 character"),
         ("  seed: 42\n\nmodel", "  seeds: 1\n  seed: 42\n\nmodel", r"dataset\.seeds: no such"),
         ("epochs: auto", "epochs: some", r"finetune\.epochs: found 'some'; .*'auto'.* or .*number"),
         ("preset: mixed", "preset: fast", r"train\.preset: found 'fast'; .*'mixed' or 'perf"),
@@ -52,6 +54,16 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_params(with_line(tmp_path, old, new))
+
+
+def test_an_empty_file_and_one_that_is_not_utf8_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="no parameters in it"):
+        read_params(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8 at byte 0"):
+        read_params(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

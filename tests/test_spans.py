@@ -105,6 +105,5 @@ def test_no_answer_wins_past_the_threshold(threshold: float, text: str) -> None:
 def test_a_context_without_tokens_has_no_answer() -> None:
     empty = Window(0, [1, 1, 1], None, np.full(3, -1, np.int32), np.full(3, -1, np.int32))
     zeros = np.zeros(3, dtype=np.float32)
-    assert best_answer("\u200b", [empty], [Logits(zeros, zeros)], **DECODING) == Answer(
-        "", 1.0, 0, 0
-    )
+    answer = best_answer("\u200b", [empty], [Logits(zeros, zeros)], **DECODING)
+    assert answer == Answer("", 0.0, 0, 0)

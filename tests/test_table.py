@@ -12,7 +12,7 @@ from qa import table
 from qa.errors import UserError
 from qa.spans import Answer
 from qa.squad import Example
-from qa.table import answer_table, count_rows
+from qa.table import answer_table, check_table
 
 
 def first_word(examples: Sequence[Example]) -> list[Answer]:
@@ -23,6 +23,7 @@ def first_word(examples: Sequence[Example]) -> list[Answer]:
 
 def answered(path: Path) -> list[list[str]]:
     output = path.with_name("output.csv")
+    check_table(path, output)
     answer_table(path, output, first_word)
     with output.open(encoding="utf-8", newline="") as lines:
         return list(csv.reader(lines))
@@ -88,13 +89,13 @@ def test_columns_of_one_name_and_of_none_are_kept(tmp_path: Path) -> None:
 def test_chunks_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "CHUNK_ROWS", 3)
     path = write(tmp_path, "Context,Question\n" + "".join(f"w{i} x,Who?\n" for i in range(10)))
-    assert count_rows(path) == 10
+    assert check_table(path, path.with_name("output.csv")) == 10
     assert [row[2] for row in answered(path)[1:]] == [f"w{i}" for i in range(10)]
 
 
 def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "Context,Question\n")
-    assert count_rows(path) == 0
+    assert check_table(path, path.with_name("output.csv")) == 0
     assert answered(path) == [HEADER]
 
 
@@ -112,7 +113,14 @@ def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
         ("Context,Question\na,b\nc\n", "row 2: Question is empty"),
         ("Context,Question\na,b\nc,d,e\n", "row 2: 3 fields, the header has 2"),
         ("Context,Question\na,b,c\nd,e,f\n", "row 1: 3 fields, the header has 2"),
-        ('Context,Question\na,b\n"c,d\n', "close the quotes"),
+        ('Context,Question\na,b\n"c,d\n', "row 2: unexpected end of data; mend its quotes"),
+        # Text that pandas alone would take, swallowing the rows between.
+        ('Context,Question\n"c,d\ne,f\n"g","h"\n', "row 1: ',' expected after '\"'; mend"),
+        ('Context,Question\na,b\n"in "London"",d\n', "row 2: ',' expected after '\"'; mend"),
+        ("Context,Question\na,\u200b\n", "row 1: Question is empty"),
+        ("Context,Question\na\0b,c\n", "row 1: a NUL character"),
+        (b"PK\x03\x04\xff", "an Excel workbook; save it as CSV"),
+        ("Context,Question\n".encode("utf-16"), "line 1: not UTF-8"),
         (b"Context,Question\nna\xefve,b\n", "line 2: not UTF-8 \\(byte 0xef\\)"),
         (b"Context,Question\n" + b"a,b\n" * 300_000 + b"na\xefve,b\n", "line 300002: not UTF-8"),
         ("Context,Question\n" + "x" * 200_000 + ",b\na,b,c\n", "row 2: 3 fields"),
@@ -123,7 +131,7 @@ def test_a_mistake_is_named_before_anything_is_written(
 ) -> None:
     path = write(tmp_path, content)
     with pytest.raises(UserError, match=says) as error:
-        count_rows(path)
+        check_table(path, path.with_name("output.csv"))
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
@@ -139,6 +147,9 @@ def test_a_failure_leaves_the_last_output(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         answer_table(path, tmp_path / "output.csv", fail)
     assert (tmp_path / "output.csv").read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["input.csv", "output.csv"]
+    assert {file.name for file in tmp_path.iterdir()} == {"input.csv", "output.csv"}
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: a folder; name a file in infer\.output"):
+        check_table(path, tmp_path / "folder")
     with pytest.raises(UserError, match="no such file"):
-        count_rows(tmp_path / "absent.csv")
+        check_table(tmp_path / "absent.csv", tmp_path / "output.csv")
