@@ -23,9 +23,10 @@ class Answer:
 
     Attributes:
         text: `context[start:end]`, or "" for no answer.
-        score: 0 for a context without tokens; else the probability of the span among all start and all end positions of all its windows
-            (`[CLS]`, which stands for no answer, included), 0 to 1. For a context that fits in one
-            window this is the score that `transformers.pipeline("question-answering")` gives.
+        score: probability of the span among all start and all end positions of all its windows
+            (`[CLS]`, which stands for no answer, included), 0 to 1; 0 for a context without tokens.
+            For a context that fits in one window this is the score that
+            `transformers.pipeline("question-answering")` gives.
         start, end: characters of the context, `end` exclusive; both 0 for no answer.
     """
 
