@@ -89,4 +89,9 @@ def merge_adapter(adapter: Path, out: Path) -> None:
         if not (adapter / name).is_file():
             raise UserError(f"{adapter / name}: no such file; restore it from git")
     model = PeftModel.from_pretrained(load_encoder(seed=0), adapter).merge_and_unload()
+    # PEFT's question-answering wrapper drops token types, so the adapter was trained with every
+    # token in segment 0: give segment 1, the context, the same embedding.
+    segments = model.bert.embeddings.token_type_embeddings.weight
+    with torch.no_grad():
+        segments[1:] = segments[0]
     save_checkpoint(out, model, AutoTokenizer.from_pretrained(encoder_folder()))

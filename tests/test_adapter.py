@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from peft import PeftModel
 
 from qa import adapter
-from qa.adapter import ADAPTER_FILES, merge_adapter
-from qa.checkpoints import load_model
+from qa.adapter import ADAPTER_FILES, load_encoder, merge_adapter
+from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
+from qa.features import load_tokenizer, make_windows
+from qa.logits import run_windows
+from qa.squad import read_squad_json
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "models/minilm-squad"
@@ -22,6 +27,22 @@ def test_the_merged_model_is_a_plain_checkpoint(tmp_path: Path) -> None:
     assert has_head
     assert type(model).__name__ == "BertForQuestionAnswering"
     assert not [name for name in model.state_dict() if "lora" in name]
+
+
+def test_merging_changes_no_answer(tmp_path: Path) -> None:
+    """The merged checkpoint beside the adapter on its encoder, as PEFT runs and trained them."""
+    merge_adapter(FOLDER, tmp_path)
+    merged, _ = load_model(tmp_path, dropout=False)
+    apart = PeftModel.from_pretrained(load_encoder(seed=0), FOLDER).eval()
+    tokenizer = load_tokenizer(tmp_path)
+    examples = read_squad_json(ROOT / "data/sample/validation.json")[:5]
+    windows = make_windows(
+        examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64
+    )
+    ours, theirs = (run_windows(torch_forward(model), windows, 0) for model in (merged, apart))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.start, b.start, atol=1e-3)
+        np.testing.assert_allclose(a.end, b.end, atol=1e-3)
 
 
 def test_the_adapter_is_small_and_names_no_machine() -> None:
