@@ -32,6 +32,7 @@ real: $(VENV)/installed
 	$(IN_VENV) dvc exp run --name real-$(shell date +%Y%m%d-%H%M%S) \
 	  -S dataset.name=files -S dataset.train_file=$(abspath $(TRAIN)) \
 	  -S dataset.validation_file=$(abspath $(VALIDATION)) -S dataset.max_train_examples=4000 \
+	  -S evaluate.max_f1_drop=0.7 \
 	  -S model.name=folder -S model.folder=$(abspath $(MODEL))
 
 # The LoRA adapter of the embedded model, kept in git under models/minilm-squad/.
