@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from qa.checkpoints import save_checkpoint
 from qa.errors import UserError
@@ -94,4 +94,4 @@ def merge_adapter(adapter: Path, out: Path) -> None:
     segments = model.bert.embeddings.token_type_embeddings.weight
     with torch.no_grad():
         segments[1:] = segments[0]
-    save_checkpoint(out, model, AutoTokenizer.from_pretrained(encoder_folder()))
+    save_checkpoint(out, model, encoder_folder())

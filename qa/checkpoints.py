@@ -18,25 +18,28 @@ from transformers import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from qa.errors import UserError, first_sentence
-from qa.features import load_tokenizer
 from qa.logits import Forward
 
 WEIGHTS_FILE = "model.safetensors"
-CHECKPOINT_FILES = (
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
+TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab*",
     "merges.txt",
     "*.model",
+)
+CHECKPOINT_FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    *TOKENIZER_FILES,
 )
 """What makes a checkpoint, as patterns: config, safetensors and tokenizer, nothing pickled."""
 
@@ -92,12 +95,17 @@ def load_config_model(folder: Path) -> PreTrainedModel:
     )
 
 
-def save_checkpoint(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Write config, tokenizer and safetensors into an existing folder."""
+def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Path) -> None:
+    """Write config and safetensors into an existing folder, and the tokenizer of another folder."""
     model.save_pretrained(folder, max_shard_size="1TB")  # one file, whatever the model
-    tokenizer.save_pretrained(folder)
+    copy_tokenizer(tokenizer, folder)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy the files of a folder's tokenizer into the existing folder `out`, as they are."""
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, out / file.name)
 
 
 def copy_checkpoint(source: Path, out: Path) -> None:
@@ -117,8 +125,11 @@ def copy_checkpoint(source: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def check_checkpoint(folder: Path, name: str) -> None:
-    """Look into a checkpoint's files before the stages that need them do.
+def settle_checkpoint(folder: Path, name: str) -> None:
+    """Look into a checkpoint's files before the stages that need them do, and settle its tokenizer.
+
+    The tokenizer is written anew as `qa.features.load_tokenizer` reads it: a tokenizer.json,
+    whatever it came as, and the names of the model's inputs, which transformers keeps in classes.
 
     Args:
         name: what to call it in an error.
@@ -149,7 +160,16 @@ def check_checkpoint(folder: Path, name: str) -> None:
                 f"{name}: {file.name} is not safetensors ({error}); download it again"
                 " (with git: git lfs pull)"
             ) from None
-    load_tokenizer(folder, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(
+            f"{name}: no usable tokenizer ({first_sentence(error)}); save it with the model"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{name}: a slow tokenizer, without offsets; save the fast one")
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    tokenizer.save_pretrained(folder)
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

@@ -1,45 +1,83 @@
 """The engine: questions in, answers out, through one model's forward pass.
 
 Tokenizes, runs and decodes; answers come back in the order of the questions. `onnx_forward` is the
-forward pass of CSV inference and evaluation: Optimum's ONNX Runtime model on an execution provider.
-Knows nothing of CSV, metrics or training.
+forward pass of CSV inference and evaluation: ONNX Runtime on an execution provider. Knows nothing
+of CSV, metrics or training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from qa.errors import UserError, first_sentence
-from qa.features import make_windows, pad_token
-from qa.logits import Forward, run_windows
-from qa.spans import Answer, best_answer
+from qa.features import Tokenizer, Window, make_windows
+from qa.logits import Forward, Logits, PendingLogits
+from qa.spans import Answer, best_answers
 from qa.squad import Example
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from qa.params import Decoding, Windows
+
+STREAMS = len(os.sched_getaffinity(0))
+"""Batches that run at a time over a CSV: one for each processor that this process may use."""
+
+MODEL_CACHE = Path(".cache/openvino")
+"""Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says of some examples: their windows and the logits of each."""
+
+    examples: Sequence[Example]
+    windows: Sequence[Window]
+    logits: Sequence[Logits]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A tokenizer and a forward pass, with the parameters of windows and decoding."""
+    """A tokenizer and a forward pass, with the parameters of windows and decoding.
+
+    `streams` batches are on their way through the forward pass at a time.
+    """
 
     forward: Forward
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Tokenizer
     windows: Windows
     decoding: Decoding
+    streams: int = 1
 
     def answer(
         self, examples: Sequence[Example], progress: Callable[[int], object] | None = None
     ) -> list[Answer]:
-        """Answer examples, in their order.
+        """Answer examples, in their order; arguments and errors as in `read`."""
+        return self.decode(self.read(examples, progress))
+
+    def answer_chunks(
+        self,
+        chunks: Iterable[Sequence[Example]],
+        progress: Callable[[int], object] | None = None,
+    ) -> Iterator[list[Answer]]:
+        """Answer chunks of examples, one after the other; arguments and errors as in `read`.
+
+        One chunk is tokenized while the one before it runs, and decoded while the one after it
+        does.
+        """
+        return map(self.decode, self._read_chunks(chunks, progress))
+
+    def read(
+        self, examples: Sequence[Example], progress: Callable[[int], object] | None = None
+    ) -> Reading:
+        """Tokenize examples and run the model on them.
 
         Args:
             progress: called after every batch with the number of examples it finished.
@@ -47,64 +85,99 @@ class Engine:
         Raises:
             UserError: the parameters leave no room for a context.
         """
-        windows = make_windows(examples, self.tokenizer, **self.windows.model_dump())
-        logits = run_windows(self.forward, windows, pad_token(self.tokenizer), progress)
-        answers = []
-        at = 0
-        for i, example in enumerate(examples):
-            stop = at
-            while stop < len(windows) and windows[stop].example == i:
-                stop += 1
-            answers.append(
-                best_answer(
-                    example.context,
-                    windows[at:stop],
-                    logits[at:stop],
-                    **self.decoding.model_dump(),
-                )
-            )
-            at = stop
-        return answers
+        return next(self._read_chunks([examples], progress))
+
+    def decode(self, reading: Reading) -> list[Answer]:
+        """The answers to the examples of a reading, in their order."""
+        return best_answers(
+            [example.context for example in reading.examples],
+            reading.windows,
+            reading.logits,
+            **self.decoding.model_dump(),
+        )
+
+    def _read_chunks(
+        self, chunks: Iterable[Sequence[Example]], progress: Callable[[int], object] | None
+    ) -> Iterator[Reading]:
+        executor = ThreadPoolExecutor(self.streams)
+        running: tuple[Sequence[Example], PendingLogits] | None = None
+        try:
+            for examples in chunks:
+                windows = make_windows(examples, self.tokenizer, **self.windows.model_dump())
+                pad_token_id = self.tokenizer.pad_token_id
+                pending = PendingLogits(executor, self.forward, windows, pad_token_id)
+                if running is not None:
+                    yield _finish(*running, progress)
+                running = examples, pending
+            if running is not None:
+                yield _finish(*running, progress)
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
-def onnx_forward(folder: Path, provider: str) -> Forward:
+def _finish(
+    examples: Sequence[Example],
+    pending: PendingLogits,
+    progress: Callable[[int], object] | None,
+) -> Reading:
+    return Reading(examples, pending.windows, pending.result(progress))
+
+
+def onnx_forward(
+    folder: Path, provider: str, streams: int = 1, cache: Path | None = None
+) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
 
     Args:
-        folder: holds `model.onnx` and `config.json`, as the export stage writes them.
+        folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
+        streams: batches that run at a time, from as many threads; the processor's cores are
+            divided among them.
+        cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
+            where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
     Raises:
         UserError: the folder holds no ONNX model, or ONNX Runtime cannot run it on that provider.
     """
-    import onnxruntime
-    from optimum.onnxruntime import ORTModelForQuestionAnswering
-
-    if not (folder / "model.onnx").is_file():
+    file = folder / "model.onnx"
+    if not file.is_file():
         raise UserError(f"{folder}: no model.onnx in it; run `dvc repro export` or `dvc pull`")
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
+    options: dict[str, str] = {}
+    if provider == "OpenVINOExecutionProvider":
+        options = {"device_type": "CPU", "num_streams": str(streams)}
+        if cache is not None and _can_write(cache):
+            options["cache_dir"] = str(cache)
+    else:
+        settings.intra_op_num_threads = max(1, STREAMS // streams)
     try:
-        model = ORTModelForQuestionAnswering.from_pretrained(
-            folder, provider=provider, session_options=options
-        )
+        session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(
             f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
         ) from None
     # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
     # other's.
-    model.session.disable_fallback()
-    if provider not in model.session.get_providers():
+    session.disable_fallback()
+    if provider not in session.get_providers():
         raise UserError(f"{folder}: {provider} cannot run model.onnx here (see above)")
 
     def forward(
         batch: dict[str, NDArray[np.int64]],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        output = model(**batch)
-        return output.start_logits, output.end_logits
+        start, end = session.run(["start_logits", "end_logits"], batch)
+        return start, end
 
     return forward
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

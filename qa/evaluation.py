@@ -1,20 +1,26 @@
 """One data set answered by several models: what the numbers say, side by side.
 
-Turns answers into the metrics and the plot that DVC shows. Knows nothing of how answers were found;
-every model's answers come in as plain lists.
+Turns answers into the metrics and the plot that DVC shows: each model's scores, and what the F1 of
+a data set cannot tell, which is how far one model's answers are from another's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
+from scipy.stats import bootstrap
 
+from qa.engine import Engine, Reading
 from qa.errors import UserError
-from qa.metrics import Score, mean
+from qa.logits import Logits
+from qa.metrics import Score, mean, score_each, score_text
 from qa.params import Decoding
 from qa.spans import Answer
 from qa.squad import Example
@@ -33,6 +39,10 @@ QUESTION_WORDS = (
 """The longer before the shorter: "how many" is not "how"."""
 
 
+LABELS = {"fp32": "FP32", "ptq": "INT8, PTQ", "int8": "INT8, QAT"}
+"""What to call the models in tables and plots: as trained, after calibration alone, after QAT."""
+
+
 def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
     """Refuse unanswerable questions when the decoding never gives "no answer".
 
@@ -47,56 +57,138 @@ def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
         )
 
 
-def compare(
+@dataclass(frozen=True)
+class Results:
+    """What one model made of a data set: one reading, and an answer and a score a question."""
+
+    reading: Reading
+    answers: Sequence[Answer]
+    scores: Sequence[Score]
+    file: Path
+
+
+def evaluate(
+    engine: Engine,
     examples: Sequence[Example],
-    answers: Mapping[str, Sequence[Answer]],
-    scores: Mapping[str, Sequence[Score]],
-    files: Mapping[str, Path],
-) -> dict[str, Any]:
-    """The metrics of `fp32` and `int8`, and what lies between them.
+    file: Path,
+    progress: Callable[[int], object] | None = None,
+) -> Results:
+    """Answer and score a data set.
 
     Args:
-        answers, scores: by model, `fp32` and `int8`, one an example.
-        files: by model, its ONNX file.
+        file: the model's file.
+        progress: called after every batch with the number of examples it finished.
+    """
+    reading = engine.read(examples, progress)
+    answers = engine.decode(reading)
+    return Results(reading, answers, score_each(examples, answers), file)
+
+
+def compare(results: Mapping[str, Results]) -> dict[str, Any]:
+    """The metrics of each model, and what lies between the first, FP32, and the others.
+
+    Args:
+        results: by model, `fp32` first, all of the same data set.
 
     Returns:
-        For each model exact match and F1 (percent; on a data set with unanswerable questions also
-        of the two kinds apart, as SQuAD 2.0's script names them) and the file's size in MB;
-        `difference` (INT8 less FP32, points), `same_answers` (percent) and `size_ratio`.
+        For each model `exact_match` and `f1` (percent; on a data set with unanswerable questions
+        also of the two kinds apart, as SQuAD 2.0's script names them) and the file's size in MB.
+        For the others also, against FP32: `size_ratio`; the difference of exact match and F1 in
+        points, each with its 95% interval; `same_answers`, percent; `answer_f1`, the F1 of the
+        answers when FP32's are taken for gold, percent; `divergence`, in nats.
     """
-    result: dict[str, Any] = {"questions": len(examples)}
-    for name in answers:
-        kinds = {"": list(scores[name])}
+    fp32 = results["fp32"]
+    examples = fp32.reading.examples
+    metrics: dict[str, Any] = {"questions": len(examples)}
+    for name, result in results.items():
+        kinds = {"": list(result.scores)}
         if any(not example.answers for example in examples):
             for prefix, answerable in (("HasAns_", True), ("NoAns_", False)):
                 kinds[prefix] = [
                     score
-                    for score, example in zip(scores[name], examples, strict=True)
+                    for score, example in zip(result.scores, examples, strict=True)
                     if bool(example.answers) == answerable
                 ]
-        result[name] = {}
+        row: dict[str, float] = {}
         for prefix, some in kinds.items():
             if some:
                 score = mean(some)
-                result[name][f"{prefix}exact_match"] = round(score.exact_match, 4)
-                result[name][f"{prefix}f1"] = round(score.f1, 4)
-        result[name]["size_mb"] = round(files[name].stat().st_size / 1e6, 3)
-    fp32, int8 = result["fp32"], result["int8"]
-    result["difference"] = {key: round(int8[key] - fp32[key], 4) for key in ("exact_match", "f1")}
-    result["same_answers"] = round(same_answers(answers["fp32"], answers["int8"]), 4)
-    result["size_ratio"] = round(int8["size_mb"] / fp32["size_mb"], 4)
-    return result
+                row[f"{prefix}exact_match"] = score.exact_match
+                row[f"{prefix}f1"] = score.f1
+        row["size_mb"] = result.file.stat().st_size / 1e6
+        if result is not fp32:
+            row |= _against(fp32, result)
+        metrics[name] = {key: round(value, 4) for key, value in row.items()}
+    return metrics
+
+
+def _against(fp32: Results, other: Results) -> dict[str, float]:
+    row = {"size_ratio": other.file.stat().st_size / fp32.file.stat().st_size}
+    for key in ("exact_match", "f1"):
+        differences = [
+            getattr(b, key) - getattr(a, key)
+            for a, b in zip(fp32.scores, other.scores, strict=True)
+        ]
+        low, high = bootstrap_interval(differences)
+        row[f"{key}_difference"] = sum(differences) / len(differences)
+        row[f"{key}_difference_low"], row[f"{key}_difference_high"] = low, high
+    row["same_answers"] = same_answers(fp32.answers, other.answers)
+    row["answer_f1"] = mean(
+        [
+            score_text(b.text, [a.text] if a.text else [])
+            for a, b in zip(fp32.answers, other.answers, strict=True)
+        ]
+    ).f1
+    row["divergence"] = divergence(fp32.reading.logits, other.reading.logits)
+    return row
+
+
+def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the mean of paired differences, by the percentile bootstrap.
+
+    10,000 resamples of the questions, the same at each call (Efron and Tibshirani, 1993, chapter
+    13).
+    """
+    if len(set(differences)) == 1:
+        return differences[0], differences[0]
+    interval = bootstrap(
+        (differences,), np.mean, n_resamples=10_000, batch=100, method="percentile", rng=0
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def divergence(teacher: Sequence[Logits], student: Sequence[Logits]) -> float:
+    """Kullback-Leibler divergence of the student's start and end distributions from the teacher's.
+
+    Returns:
+        The mean over windows and over start and end, in nats.
+    """
+    total = 0.0
+    for a, b in zip(teacher, student, strict=True):
+        for side in ("start", "end"):
+            p, q = (log_softmax(getattr(x, side).astype(np.float64)) for x in (a, b))
+            total += float(np.sum(np.exp(p) * (p - q)))
+    return total / (2 * len(teacher))
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """The metrics of `compare` as a small table for a terminal."""
-    lines = [f"{metrics['questions']} questions   exact match       F1  size (MB)"]
-    for name in ("fp32", "int8"):
-        row = metrics[name]
+    lines = [
+        f"{metrics['questions']} questions   exact match       F1   F1 - FP32 (95% interval)"
+        "   same answers  size (MB)"
+    ]
+    for name, row in metrics.items():
+        if name == "questions":
+            continue
+        against = " " * 43
+        if "f1_difference" in row:
+            low, high = row["f1_difference_low"], row["f1_difference_high"]
+            interval = f"({low:+.2f} to {high:+.2f})"
+            against = f"{row['f1_difference']:+9.2f} {interval:<20}{row['same_answers']:12.1f}%"
         lines.append(
-            f"{name.upper():<16}{row['exact_match']:12.2f}{row['f1']:9.2f}{row['size_mb']:11.2f}"
+            f"{LABELS[name]:<16}{row['exact_match']:10.2f}{row['f1']:9.2f}{against}"
+            f"{row['size_mb']:11.2f}"
         )
-    lines.append(f"same answers: {metrics['same_answers']:.1f}%")
     return "\n".join(lines)
 
 
@@ -107,7 +199,7 @@ def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
 
 
 def f1_by_question_word(
-    examples: Sequence[Example], scores: Mapping[str, Sequence[Score]]
+    results: Mapping[str, Results],
 ) -> pd.DataFrame:
     """F1 of each model on the questions with each question word.
 
@@ -115,14 +207,14 @@ def f1_by_question_word(
         Columns `question` (the word and how many questions have it), `model` and `f1` (percent),
         models in the order given.
     """
-    words = [question_word(example.question) for example in examples]
     rows = []
-    for name, given in scores.items():
+    for name, result in results.items():
+        words = [question_word(example.question) for example in result.reading.examples]
         for word in (*QUESTION_WORDS, "other"):
-            some = [score for score, w in zip(given, words, strict=True) if w == word]
+            some = [score for score, w in zip(result.scores, words, strict=True) if w == word]
             if some:
                 label = f"{word} ({len(some)})"
-                rows.append((label, name.upper(), round(mean(some).f1, 4)))
+                rows.append((label, LABELS[name], round(mean(some).f1, 4)))
     return pd.DataFrame(rows, columns=["question", "model", "f1"])
 
 

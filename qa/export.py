@@ -6,6 +6,7 @@ and compares the graph with the torch model it came from. Knows nothing of how t
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 from pydantic import BaseModel
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
-from qa.checkpoints import torch_forward
+from qa.checkpoints import copy_tokenizer, torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.logits import run_windows
@@ -137,13 +137,11 @@ def describe(
     }
 
 
-def write_folder(
-    folder: Path, graph: onnx.ModelProto, config: object, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Write `model.onnx`, `config.json` and the tokenizer into an existing folder."""
+def write_folder(folder: Path, graph: onnx.ModelProto, checkpoint: Path) -> None:
+    """Write `model.onnx` and the config and tokenizer of a checkpoint into an existing folder."""
     onnx.save_model(graph, str(folder / "model.onnx"))
-    config.save_pretrained(folder)  # type: ignore[attr-defined]  # transformers' PretrainedConfig
-    tokenizer.save_pretrained(folder)
+    shutil.copyfile(checkpoint / "config.json", folder / "config.json")
+    copy_tokenizer(checkpoint, folder)
 
 
 def relative_difference(
@@ -181,7 +179,7 @@ def relative_difference(
     return float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2)))
 
 
-def check_same(name: str, difference: float, limit: float) -> None:
+def check_same(folder: Path, difference: float, limit: float) -> None:
     """Fail when an exported graph is further from torch than its arithmetic explains.
 
     Raises:
@@ -189,6 +187,6 @@ def check_same(name: str, difference: float, limit: float) -> None:
     """
     if not difference <= limit:
         raise UserError(
-            f"{name}: the ONNX model differs from the torch model by {difference:.2e} of its"
+            f"{folder}: the ONNX model differs from the torch model by {difference:.2e} of its"
             f" logits, more than {limit:.0e}; nothing was written"
         )

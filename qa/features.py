@@ -6,13 +6,14 @@ windows. Knows nothing of logits, of models or of what a span is worth.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa.errors import UserError, first_sentence
 from qa.squad import Example, Span
@@ -61,32 +62,52 @@ class Window:
         return int(first), int(last)
 
 
-def load_tokenizer(folder: Path, name: str | None = None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a checkpoint or of an exported folder.
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer of the tokenizers library, and what its model wants of it.
 
-    Args:
-        name: what to call it in an error; the folder itself by default.
+    Attributes:
+        model_max_length: tokens that the model reads at most.
+        pad_token_id: what fills the end of a shorter sequence of a batch.
+        has_token_types: whether the model tells question and context apart by segment ids.
+    """
+
+    backend: tokenizers.Tokenizer
+    model_max_length: int
+    pad_token_id: int
+    has_token_types: bool
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer of a folder that this project wrote, a checkpoint or an exported one.
+
+    Reads the two files that transformers saved there, without transformers, whose import takes
+    longer than answering a question does.
 
     Raises:
-        UserError: there is none, or it is a slow one, which cannot map tokens back to the text.
+        UserError: there is none.
     """
     if not folder.is_dir():
-        raise UserError(f"{name or folder}: no such folder; run `dvc repro`, which makes it")
+        raise UserError(f"{folder}: no such folder; run `dvc repro`, which makes it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        pad_token = config["pad_token"]
+        pad_token_id = backend.token_to_id(
+            pad_token if isinstance(pad_token, str) else pad_token["content"]
+        )
+        model_max_length, names = config["model_max_length"], config["model_input_names"]
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(
-            f"{name or folder}: no usable tokenizer ({first_sentence(error)});"
-            " save it with the model"
+            f"{folder}: no usable tokenizer ({first_sentence(error)}); run `dvc repro`"
         ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"{name or folder}: a slow tokenizer, without offsets; save the fast one")
-    return tokenizer
+    backend.no_padding()  # some are saved with it; `pad` pads
+    return Tokenizer(backend, model_max_length, pad_token_id, "token_type_ids" in names)
 
 
 def make_windows(
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     doc_stride: int,
@@ -110,7 +131,7 @@ def make_windows(
             f"params.yaml: windows.max_length: found {max_length}; this model reads at most"
             f" {tokenizer.model_max_length} tokens"
         )
-    room = max_length - max_question_length - tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - max_question_length - tokenizer.backend.num_special_tokens_to_add(True)
     if room <= doc_stride:
         raise UserError(
             f"params.yaml: windows.max_length {max_length} leaves {room} tokens for the context"
@@ -119,19 +140,17 @@ def make_windows(
         )
     if not examples:
         return []
-    encoded = tokenizer(
-        _cut_questions([example.question for example in examples], tokenizer, max_question_length),
-        [example.context for example in examples],
-        truncation="only_second",
-        max_length=max_length,
-        stride=doc_stride,
-        return_overflowing_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
+    questions = _cut_questions(
+        [example.question for example in examples], tokenizer, max_question_length
     )
-    has_types = "token_type_ids" in tokenizer.model_input_names
+    tokenizer.backend.enable_truncation(max_length, stride=doc_stride, strategy="only_second")
+    encoded = tokenizer.backend.encode_batch(
+        [(question, example.context) for question, example in zip(questions, examples, strict=True)]
+    )
     windows = []
-    for i, encoding in enumerate(encoded.encodings):
+    for i, encoding in (
+        (i, part) for i, whole in enumerate(encoded) for part in (whole, *whole.overflowing)
+    ):
         sequence = np.array([-1 if s is None else s for s in encoding.sequence_ids])
         words = np.array([-1 if w is None else w for w in encoding.word_ids])
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
@@ -147,9 +166,9 @@ def make_windows(
             ends[context] = offsets[context, 1][last][of_word]
         windows.append(
             Window(
-                example=encoded["overflow_to_sample_mapping"][i],
+                example=i,
                 input_ids=encoding.ids,
-                token_type_ids=encoding.type_ids if has_types else None,
+                token_type_ids=encoding.type_ids if tokenizer.has_token_types else None,
                 starts=starts,
                 ends=ends,
             )
@@ -198,22 +217,19 @@ def pad(windows: Sequence[Window], pad_token_id: int) -> dict[str, NDArray[np.in
     return batch
 
 
-def pad_token(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The tokenizer's padding id, an integer."""
-    return int(tokenizer.pad_token_id or 0)
-
-
 def _cut_questions(
-    questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_question_length: int
+    questions: Sequence[str], tokenizer: Tokenizer, max_question_length: int
 ) -> list[str]:
     """Questions without leading space (a SQuAD habit), cut after `max_question_length` tokens."""
     stripped = [question.strip() for question in questions]
-    encoded = tokenizer(
-        stripped, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
+    tokenizer.backend.no_truncation()
     return [
         question
-        if len(offsets) <= max_question_length
-        else question[: offsets[max_question_length - 1][1]]
-        for question, offsets in zip(stripped, encoded["offset_mapping"], strict=True)
+        if len(encoding) <= max_question_length
+        else question[: encoding.offsets[max_question_length - 1][1]]
+        for question, encoding in zip(
+            stripped,
+            tokenizer.backend.encode_batch(stripped, add_special_tokens=False),
+            strict=True,
+        )
     ]

@@ -6,7 +6,9 @@ evaluation and CSV inference all go through here. Knows nothing of what the logi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,28 +31,63 @@ class Logits:
     end: NDArray[np.float32]
 
 
+class PendingLogits:
+    """Windows on their way through a forward pass, in batches of about `BATCH_TOKENS` tokens.
+
+    Args:
+        executor: runs the batches, as many at a time as it has workers.
+    """
+
+    def __init__(
+        self, executor: Executor, forward: Forward, windows: Sequence[Window], pad_token_id: int
+    ) -> None:
+        self.windows = windows
+        self.batches: list[tuple[list[int], Future[tuple[NDArray[np.float32], ...]]]] = [
+            (batch, executor.submit(_run, forward, [windows[i] for i in batch], pad_token_id))
+            for batch in make_batches([len(window) for window in windows], BATCH_TOKENS)
+        ]
+
+    def result(self, progress: Callable[[int], object] | None = None) -> list[Logits]:
+        """The logits of each window, in their order.
+
+        Args:
+            progress: called after every batch with the number of examples it finished.
+        """
+        left = Counter(window.example for window in self.windows)
+        logits: dict[int, Logits] = {}
+        for batch, future in self.batches:
+            start, end = future.result()
+            finished = 0
+            for row, i in enumerate(batch):
+                window = self.windows[i]
+                logits[i] = Logits(start[row, : len(window)], end[row, : len(window)])
+                left[window.example] -= 1
+                finished += left[window.example] == 0
+            if progress is not None:
+                progress(finished)
+        return [logits[i] for i in range(len(self.windows))]
+
+
 def run_windows(
     forward: Forward,
     windows: Sequence[Window],
     pad_token_id: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[Logits]:
-    """Compute the logits of each window, in their order, in batches of about `BATCH_TOKENS` tokens.
+    """Compute the logits of each window, in their order, one batch at a time.
 
     Args:
         progress: called after every batch with the number of examples it finished.
     """
-    logits: dict[int, Logits] = {}
-    left: dict[int, int] = {}
-    for window in windows:
-        left[window.example] = left.get(window.example, 0) + 1
-    for batch in make_batches([len(window) for window in windows], BATCH_TOKENS):
-        start, end = forward(pad([windows[i] for i in batch], pad_token_id))
-        finished = 0
-        for row, i in enumerate(batch):
-            logits[i] = Logits(start[row, : len(windows[i])], end[row, : len(windows[i])])
-            left[windows[i].example] -= 1
-            finished += left[windows[i].example] == 0
-        if progress is not None:
-            progress(finished)
-    return [logits[i] for i in range(len(windows))]
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            return PendingLogits(executor, forward, windows, pad_token_id).result(progress)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _run(
+    forward: Forward, windows: Sequence[Window], pad_token_id: int
+) -> tuple[NDArray[np.float32], ...]:
+    return forward(pad(windows, pad_token_id))

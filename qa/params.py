@@ -65,7 +65,7 @@ class Windows(_Section):
 
 
 class Decoding(_Section):
-    """How logits become an answer: `qa.spans.best_answer`."""
+    """How logits become an answer: `qa.spans.best_answers`."""
 
     max_answer_length: Count
     version_2_with_negative: bool
@@ -90,14 +90,21 @@ class Finetune(_Training):
     epochs: Literal["auto"] | Annotated[Real, Field(ge=0)]
 
 
+class Calibrate(_Section):
+    """Post-training quantization: `qa.quantization.calibrate`."""
+
+    examples: Count
+    seed: Seed
+    preset: Literal["mixed", "performance"]
+    split_channels: Annotated[int, Field(ge=0)]
+    smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
+    overflow_fix: Literal["enable", "first_layer_only", "disable"]
+
+
 class Train(_Training):
     """Quantization-aware training."""
 
     epochs: Annotated[Real, Field(ge=0)]
-    preset: Literal["mixed", "performance"]
-    calibration_examples: Count
-    smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
-    overflow_fix: Literal["enable", "first_layer_only", "disable"]
     distillation_weight: Fraction
     distillation_temperature: Annotated[Real, Field(gt=0)]
 
@@ -124,6 +131,17 @@ class Evaluate(_Section):
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 
+class Benchmark(_Section):
+    """What the benchmark asks of each contender."""
+
+    questions: Count | None
+    rounds: Count
+    lengths: Annotated[list[Count], Field(min_length=1)]
+    repeats: Count
+    rows: Annotated[list[Count], Field(min_length=1)]
+    steps: Annotated[int, Field(ge=0)]
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -132,9 +150,11 @@ class Params(_Section):
     windows: Windows
     decoding: Decoding
     finetune: Finetune
+    calibrate: Calibrate
     train: Train
     infer: Infer
     evaluate: Evaluate
+    benchmark: Benchmark
 
 
 def read_params(path: Path = PARAMS_FILE) -> Params:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nncf
 import torch
@@ -18,14 +20,16 @@ from nncf.quantization.advanced_parameters import (
     AdvancedSmoothQuantParameters,
 )
 from nncf.torch import get_config, load_from_config
+from nncf.torch.function_hook import get_hook_storage
+from nncf.torch.quantization.layers import BaseQuantizer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from qa.checkpoints import WEIGHTS_FILE, load_config_model
+from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model
 from qa.errors import UserError
 from qa.features import Window, pad
-from qa.params import Train
+from qa.params import Calibrate
 
 nncf.set_log_level(logging.ERROR)
 
@@ -33,7 +37,7 @@ QUANTIZATION_FILE = "nncf.json"
 
 
 def calibrate(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Train
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Calibrate
 ) -> PreTrainedModel:
     """Insert INT8 quantizers, their ranges taken from `windows`.
 
@@ -63,22 +67,17 @@ def calibrate(
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )
-    # The query, key and value layers read one tensor through one quantizer under three names: tied
-    # weights, as transformers calls them. Said so, a Trainer checkpoint keeps one copy.
-    quantized._dynamic_tied_weights_keys = [r"^__nncf_hooks\."]
-    return quantized
+    return _with_tied_quantizers(quantized)
 
 
-def save_quantized(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def save_quantized(folder: Path, model: PreTrainedModel, tokenizer: Path) -> None:
     """Write a fake-quantized model into an existing folder.
 
-    Config and tokenizer as in any checkpoint, the tensors as safetensors, and NNCF's description of
-    the quantizers as JSON.
+    Config and tokenizer (that of the folder `tokenizer`) as in any checkpoint, the tensors as
+    safetensors, and NNCF's description of the quantizers as JSON.
     """
     model.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    copy_tokenizer(tokenizer, folder)
     # Tied quantizers are written once a name: safetensors' own bookkeeping of shared tensors has no
     # fixed order, and the same model must give the same bytes.
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -96,10 +95,97 @@ def load_quantized(folder: Path) -> PreTrainedModel:
     try:
         config = json.loads((folder / QUANTIZATION_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: no {QUANTIZATION_FILE} in it; run `dvc repro train`") from None
+        raise UserError(f"{folder}: no {QUANTIZATION_FILE} in it; run `dvc repro`") from None
     model = load_from_config(load_config_model(folder), config)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    return model.eval()
+    return _with_tied_quantizers(model.eval())
+
+
+@contextmanager
+def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
+    """Train a fake-quantized model faster inside the block: the same function, fewer passes.
+
+    NNCF's quantizers of activations compute a gradient for their range, in several passes over each
+    tensor, and under BF16 autocast round in BF16. Here they round in FP32, and the calibrated range
+    stays: Adam at a learning rate of 2e-5 moves a range, which is of 1 to 15, by that much a step
+    at most. The embeddings stay as well, quantized once: half of
+    the parameters of a small model, of which a batch reads a few rows. Weights and their scales
+    train.
+    """
+    storage = get_hook_storage(model)
+    fast: dict[nn.Module, nn.Module] = {}
+    replaced = []
+    embeddings = {
+        parameter: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if "embeddings" in name and parameter.requires_grad
+    }
+    for name, hooks in (*storage.pre_hooks.items(), *storage.post_hooks.items()):
+        for key, quantizer in hooks.items():
+            if not isinstance(quantizer, BaseQuantizer):
+                continue
+            if not quantizer.per_channel:
+                replacement = fast.setdefault(quantizer, _FastQuantizer(quantizer))
+            elif name.endswith("_embeddings/embedding/0__1"):
+                table = model.get_submodule(name.removesuffix("/embedding/0__1").replace("/", "."))
+                table.weight.data = quantizer.quantize(table.weight.data)
+                replacement = nn.Identity()
+            else:
+                continue
+            hooks[key] = replacement
+            replaced.append((hooks, key, quantizer))
+    for parameter in embeddings:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for hooks, key, quantizer in replaced:
+            hooks[key] = quantizer
+        for parameter, values in embeddings.items():
+            parameter.data = values
+            parameter.requires_grad = True
+
+
+class _FastQuantizer(nn.Module):
+    """Per-tensor fake quantization with a range that stays."""
+
+    def __init__(self, quantizer: BaseQuantizer) -> None:
+        super().__init__()
+        low, high, scale, zero_point = quantizer.get_parameters_for_torch_fq()
+        self.scale = float(scale)
+        self.levels = (low - int(zero_point), high - int(zero_point))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+            values, self.scale, self.levels
+        )
+        return result
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Rounded to a level in FP32; the gradient passes straight through inside the range."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, scale: float, levels: tuple[int, int]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values)
+        ctx.limits = (levels[0] * scale, levels[1] * scale)
+        steps = values.float().div(scale).round_().clamp_(*levels)
+        return steps.mul_(scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (values,) = ctx.saved_tensors
+        inside: torch.Tensor = torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.limits)
+        return inside, None, None
+
+
+def _with_tied_quantizers(model: PreTrainedModel) -> PreTrainedModel:
+    # The query, key and value layers read one tensor through one quantizer under three names: tied
+    # weights, as transformers calls them. Said so, a Trainer checkpoint keeps one copy.
+    model._dynamic_tied_weights_keys = [r"^__nncf_hooks\."]
+    return model
 
 
 def strip(model: PreTrainedModel, example: Window, pad_token_id: int) -> nn.Module:

@@ -1,8 +1,9 @@
 """Start and end logits to an answer: the best span over all windows of an example.
 
-Pure arithmetic on arrays. The score of a span is the sum of its start and end logit; start <= end,
-both in the context, at most `max_answer_length` tokens; the best one over all windows wins
-(Devlin et al., 2018, section 4.2), never two independent argmaxes. Knows no model and no tokenizer.
+Pure arithmetic on arrays, many windows at a time. The score of a span is the sum of its start and
+end logit; start <= end, both in the context, at most `max_answer_length` tokens; the best one over
+all windows wins (Devlin et al., 2018, section 4.2), never two independent argmaxes. Knows no model
+and no tokenizer.
 """
 
 from __future__ import annotations
@@ -36,70 +37,108 @@ class Answer:
     end: int
 
 
-def best_answer(
-    context: str,
+GROUP_WINDOWS = 64
+"""Windows of like length that are decoded as one array."""
+
+
+def best_answers(
+    contexts: Sequence[str],
     windows: Sequence[Window],
     logits: Sequence[Logits],
     *,
     max_answer_length: int,
     version_2_with_negative: bool,
     null_score_diff_threshold: float,
-) -> Answer:
-    """Decode the best answer of one example.
+) -> list[Answer]:
+    """Decode the best answer of each context.
 
     Args:
-        windows: all windows of the example.
+        contexts: the texts to answer from; `Window.example` counts in them.
+        windows: all windows of all of them; at least one each.
         logits: theirs, in the same order.
         max_answer_length: tokens a span at most.
         version_2_with_negative: whether "no answer" may win, as in SQuAD 2.0.
         null_score_diff_threshold: "no answer" wins when its score (the lowest start plus end logit
             of `[CLS]` over the windows) exceeds that of the best span by more than this.
     """
-    best_score, best_window, best_start, best_end = -np.inf, -1, 0, 0
-    null_score = np.inf
-    for w, (window, logit) in enumerate(zip(windows, logits, strict=True)):
-        null_score = min(null_score, float(logit.start[0]) + float(logit.end[0]))
-        inside = np.flatnonzero(window.starts >= 0)
-        if not len(inside):
+    best: list[tuple[float, int, int]] = [(-np.inf, 0, 0)] * len(contexts)
+    null = np.full(len(contexts), np.inf)
+    log_total = np.full((2, len(contexts)), -np.inf)
+    order = sorted(range(len(windows)), key=lambda w: (len(windows[w]), w))
+    for at in range(0, len(order), GROUP_WINDOWS):
+        group = order[at : at + GROUP_WINDOWS]
+        starts, ends, inside = _stack([windows[w] for w in group], [logits[w] for w in group])
+        spans = _best_spans(
+            np.where(inside, starts, -np.inf), np.where(inside, ends, -np.inf), max_answer_length
+        )
+        inside[:, 0] = True  # `[CLS]` counts in the totals
+        totals = [_log_sum_exp(np.where(inside, values, -np.inf)) for values in (starts, ends)]
+        for row, w in enumerate(group):
+            i = windows[w].example
+            score, first, last = (values[row] for values in spans)
+            # Of equal spans in two windows the one that comes first in the text.
+            if (score, -windows[w].starts[first]) > (best[i][0], -best[i][1]) and np.isfinite(
+                score
+            ):
+                best[i] = (score, int(windows[w].starts[first]), int(windows[w].ends[last]))
+            null[i] = min(null[i], float(starts[row, 0]) + float(ends[row, 0]))
+            for side in (0, 1):
+                log_total[side, i] = np.logaddexp(log_total[side, i], totals[side][row])
+    answers = []
+    for i, context in enumerate(contexts):
+        score, start, end = best[i]
+        if score == -np.inf:  # a context without a single token
+            answers.append(Answer("", 0.0, 0, 0))
             continue
-        at, stop = int(inside[0]), int(inside[-1]) + 1
-        score, start, end = _best_span(logit.start[at:stop], logit.end[at:stop], max_answer_length)
-        if score > best_score:
-            best_score, best_window, best_start, best_end = score, w, at + start, at + end
-    if best_window < 0:  # a context without a single token
-        return Answer("", 0.0, 0, 0)
-    log_total = _log_total(windows, logits, "start") + _log_total(windows, logits, "end")
-    if version_2_with_negative and null_score - best_score > null_score_diff_threshold:
-        return Answer("", float(np.exp(null_score - log_total)), 0, 0)
-    first = int(windows[best_window].starts[best_start])
-    last = int(windows[best_window].ends[best_end])
-    return Answer(context[first:last], float(np.exp(best_score - log_total)), first, last)
+        if version_2_with_negative and null[i] - score > null_score_diff_threshold:
+            score, start, end = float(null[i]), 0, 0
+        probability = float(np.exp(score - log_total[:, i].sum()))
+        answers.append(Answer(context[start:end], probability, start, end))
+    return answers
 
 
-def _best_span(
-    start: NDArray[np.float32], end: NDArray[np.float32], max_answer_length: int
-) -> tuple[float, int, int]:
-    """The pair start <= end < start + max_answer_length of the highest sum; the earliest of equals.
+def _stack(
+    windows: Sequence[Window], logits: Sequence[Logits]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Start logits, end logits and whether a token is the context's: shape (windows, length)."""
+    shape = (len(windows), max(len(window) for window in windows))
+    starts, ends, inside = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
+    for row, (window, logit) in enumerate(zip(windows, logits, strict=True)):
+        starts[row, : len(window)] = logit.start
+        ends[row, : len(window)] = logit.end
+        inside[row, : len(window)] = window.starts >= 0
+    return starts, ends, inside
+
+
+def _best_spans(
+    start: NDArray[np.float64], end: NDArray[np.float64], max_answer_length: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The pair start <= end < start + max_answer_length of the highest sum in each row.
 
     Slides the end logits under the start logits by one token a time: exact, where a list of the
-    `n_best` starts and ends may miss the best pair.
+    `n_best` starts and ends may miss the best pair. Of equal pairs the shortest, then the earliest.
+
+    Args:
+        start, end: shape (windows, length), minus infinity outside the context.
+
+    Returns:
+        Score, first and last token, one a row; the score is minus infinity in a row without
+        context.
     """
-    best = (-np.inf, 0, 0)
-    for width in range(min(max_answer_length, len(start))):
-        sums = start[: len(start) - width] + end[width:]
-        at = int(np.argmax(sums))
-        if sums[at] > best[0]:
-            best = (float(sums[at]), at, at + width)
-    return best
+    rows = np.arange(len(start))
+    best = np.full(len(start), -np.inf)
+    first, last = np.zeros_like(rows), np.zeros_like(rows)
+    for width in range(min(max_answer_length, start.shape[1])):
+        sums = start[:, : start.shape[1] - width] + end[:, width:]
+        at = sums.argmax(axis=1)
+        score = sums[rows, at]
+        better = score > best
+        best[better], first[better], last[better] = score[better], at[better], at[better] + width
+    return best, first, last
 
 
-def _log_total(windows: Sequence[Window], logits: Sequence[Logits], side: str) -> float:
-    """Log of the sum of exponentials over `[CLS]` and the context tokens of all windows."""
-    values = np.concatenate(
-        [
-            np.append(getattr(logit, side)[window.starts >= 0], getattr(logit, side)[0])
-            for window, logit in zip(windows, logits, strict=True)
-        ]
-    ).astype(np.float64)
-    top = values.max()
-    return float(top + np.log(np.exp(values - top).sum()))
+def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the sum of exponentials of each row."""
+    top = values.max(axis=1, keepdims=True)
+    total: NDArray[np.float64] = top[:, 0] + np.log(np.exp(values - top).sum(axis=1))
+    return total

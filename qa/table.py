@@ -7,10 +7,12 @@ reads and writes in chunks, and keeps further columns. Knows nothing of how answ
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from qa.errors import UserError
@@ -20,8 +22,11 @@ from qa.squad import Example
 
 READ = ("Context", "Question")
 WRITTEN = ("Answer", "Score", "Start", "End")
-CHUNK_ROWS = 4096
-"""Rows that are sorted by length together, and the most that are in memory at a time."""
+CHUNK_ROWS = 2048
+"""Rows that are sorted by length together."""
+
+CHUNK_CHARACTERS = 2_000_000
+"""Characters of context after which a chunk ends, however few its rows: what bounds the memory."""
 
 
 def check_table(path: Path, output: Path) -> int:
@@ -76,7 +81,9 @@ def _check_row(where: str, names: list[str], fields: list[str]) -> None:
 
 
 def answer_table(
-    path: Path, output: Path, answer: Callable[[Sequence[Example]], Sequence[Answer]]
+    path: Path,
+    output: Path,
+    answer_chunks: Callable[[Iterable[Sequence[Example]]], Iterable[Sequence[Answer]]],
 ) -> None:
     """Answer every row of `path`, a table that `check_table` passed, and write `output`.
 
@@ -84,18 +91,12 @@ def answer_table(
     End (characters of the context, End exclusive), then the input's further columns.
 
     Args:
-        answer: answers a chunk of examples, in their order.
+        answer_chunks: answers chunks of examples, in their order; may read some chunks ahead.
     """
     with whole_file(output) as partial:
         header = True
-        for chunk in _chunks(path):
-            examples = [
-                Example(str(row), question, context)
-                for row, (context, question) in enumerate(
-                    zip(chunk["Context"], chunk["Question"], strict=True)
-                )
-            ]
-            answers = answer(examples)
+        chunks, ahead = itertools.tee(_chunks(path))
+        for chunk, answers in zip(chunks, answer_chunks(map(_examples, ahead)), strict=True):
             for at, name in enumerate(WRITTEN, len(READ)):
                 values = [getattr(a, _FIELDS[name]) for a in answers]
                 chunk.insert(at, name, values)
@@ -113,6 +114,15 @@ def answer_table(
 
 
 _FIELDS = {"Answer": "text", "Score": "score", "Start": "start", "End": "end"}
+
+
+def _examples(chunk: pd.DataFrame) -> list[Example]:
+    return [
+        Example(str(row), question, context)
+        for row, context, question in zip(
+            chunk.index, chunk["Context"], chunk["Question"], strict=True
+        )
+    ]
 
 
 def _chunks(path: Path) -> Iterator[pd.DataFrame]:
@@ -135,7 +145,10 @@ def _chunks(path: Path) -> Iterator[pd.DataFrame]:
             order = [*first, *(at for at in range(len(names)) if at not in first)]
             rows = rows.iloc[:, order]
             rows.columns = pd.Index([names[at] for at in order])
-            yield rows
+            ends = rows["Context"].str.len().cumsum().to_numpy() // CHUNK_CHARACTERS
+            starts = [0, *(np.flatnonzero(np.diff(ends)) + 1), len(rows)]
+            for start, stop in itertools.pairwise(starts):
+                yield rows.iloc[start:stop]
 
 
 def _column_names(path: Path, found: list[str]) -> list[str]:

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from dvclive import Live
 from pydantic import BaseModel
 from torch.nn import functional
 from torch.utils.data import Sampler
+from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -34,10 +35,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from qa.checkpoints import torch_forward
 from qa.errors import UserError
-from qa.features import Window, pad, pad_token
-from qa.logits import Logits
-from qa.outputs import hash_file
+from qa.features import Window, pad
+from qa.logits import Logits, run_windows
+from qa.outputs import hash_file, whole_file
 from qa.params import Finetune, Train
 from qa.squad import Example
 
@@ -74,17 +76,26 @@ def use_bf16(params: Finetune | Train) -> bool:
     Raises:
         UserError: `bf16` is asked for on a processor without it, where it is emulated and slow.
     """
-    if torch.cuda.is_available():
-        able = torch.cuda.is_bf16_supported()
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        able = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    able = can_bf16()
     if params.precision == "bf16" and not able:
         raise UserError(
             f"params.yaml: {type(params).__name__.lower()}.precision: found 'bf16', which this"
             " processor lacks; set fp32 or auto"
         )
     return able and params.precision != "fp32"
+
+
+def can_bf16() -> bool:
+    """Whether the device that trains multiplies in BF16."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies in BF16."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
@@ -109,7 +120,7 @@ def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
 
 def train(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    pad_token_id: int,
     windows: Sequence[TrainingWindow],
     params: Finetune | Train,
     *,
@@ -162,7 +173,7 @@ def train(
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],
         ),
-        data_collator=_Collator(pad_token(tokenizer)),
+        data_collator=_Collator(pad_token_id),
         train_dataset=list(windows),
         callbacks=[_LiveCallback(logs)],
     )
@@ -174,6 +185,27 @@ def train(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+
+
+def teacher_logits(
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, checkpoints: Path
+) -> list[Logits]:
+    """The teacher's logits of each window, computed once and kept beside the run's checkpoints.
+
+    Args:
+        checkpoints: folder of the run, which must be named after teacher and windows.
+    """
+    file = checkpoints / "teacher.npy"
+    if file.is_file():
+        both = np.load(file)
+    else:
+        with tqdm(total=windows[-1].example + 1, desc="teacher", unit="question") as bar:
+            computed = run_windows(torch_forward(model), windows, pad_token_id, bar.update)
+        both = np.concatenate([np.stack([logits.start, logits.end]) for logits in computed], axis=1)
+        with whole_file(file) as partial, partial.open("wb") as out:
+            np.save(out, both)
+    stops = np.cumsum([len(window) for window in windows])
+    return [Logits(start, end) for start, end in np.split(both, stops[:-1], axis=1)]
 
 
 def clear_checkpoints(checkpoints: Path) -> None:

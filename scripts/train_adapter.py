@@ -9,11 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.adapter import ADAPTER_FILES, add_adapter, encoder_folder, load_encoder, save_adapter
-from qa.checkpoints import torch_forward
+from qa.adapter import (
+    ADAPTER_FILES,
+    ENCODER_PACKAGE,
+    add_adapter,
+    encoder_folder,
+    load_encoder,
+    save_adapter,
+)
+from qa.checkpoints import copy_checkpoint, settle_checkpoint, torch_forward
 from qa.engine import Engine
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
@@ -49,7 +57,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
     arguments = parser.parse_args()
 
-    tokenizer = load_tokenizer(encoder_folder())
+    with TemporaryDirectory() as folder:
+        copy_checkpoint(encoder_folder(), Path(folder))
+        settle_checkpoint(Path(folder), ENCODER_PACKAGE)
+        tokenizer = load_tokenizer(Path(folder))
     model = load_encoder(RECIPE.seed)
     for module in model.modules():
         if isinstance(getattr(module, "p", None), float):
@@ -63,7 +74,7 @@ def main() -> None:
     checkpoints = CHECKPOINTS / "adapter" / fingerprint([RECIPE, WINDOWS], [arguments.train])
     train(
         model,
-        tokenizer,
+        tokenizer.pad_token_id,
         label_windows(windows, examples),
         RECIPE,
         epochs=float(RECIPE.epochs),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.checkpoints import CHECKPOINT_FILES, check_checkpoint, copy_checkpoint
+from qa.checkpoints import CHECKPOINT_FILES, copy_checkpoint, settle_checkpoint
 from qa.errors import UserError, run
 from qa.outputs import whole_folder
 from qa.params import read_params
@@ -35,7 +35,7 @@ def main() -> None:
             from qa.hub import download_model
 
             download_model(model.name, model.revision, CHECKPOINT_FILES, out)
-        check_checkpoint(out, model.folder if model.name == "folder" else model.name)
+        settle_checkpoint(out, model.folder if model.name == "folder" else model.name)
     print(f"models/base: {model.name}")
 
 

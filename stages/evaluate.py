@@ -1,6 +1,6 @@
-"""Stage evaluate: EM and F1 of the FP32 and the INT8 model on the execution provider.
+"""Stage evaluate: EM and F1 of FP32, PTQ and QAT on the execution provider.
 
-Writes metrics/evaluation.json, a plot of F1 by question word and the answers of both models in
+Writes metrics/evaluation.json, a plot of F1 by question word and the answers of each model in
 SQuAD's prediction format; then fails if INT8 lost more than `evaluate.max_f1_drop`.
 """
 
@@ -11,42 +11,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from qa.engine import Engine, onnx_forward
+from qa.engine import STREAMS, Engine, onnx_forward
 from qa.errors import UserError, run
-from qa.evaluation import check_answerable, compare, f1_by_question_word, summary
+from qa.evaluation import check_answerable, compare, evaluate, f1_by_question_word, summary
 from qa.features import load_tokenizer
-from qa.metrics import score_each
 from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
 from qa.squad import read_examples
 
-MODELS = {"fp32": Path("models/onnx/fp32"), "int8": Path("models/onnx/int8")}
+FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
 
 
 def main() -> None:
     params = read_params()
     examples = read_examples(Path("data/squad/validation.jsonl"))
     check_answerable(examples, params.decoding)
-    answers = {}
-    for name, folder in MODELS.items():
-        forward = onnx_forward(folder, params.evaluate.provider)
-        engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
+    results = {}
+    for name, folder in FOLDERS.items():
+        forward = onnx_forward(folder, params.evaluate.provider, STREAMS)
+        engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding, STREAMS)
         with tqdm(total=len(examples), desc=name, unit="question") as bar:
-            answers[name] = engine.answer(examples, bar.update)
-    scores = {name: score_each(examples, given) for name, given in answers.items()}
+            results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)
     with whole_folder(Path("data/predictions")) as out:
-        for name in MODELS:
-            texts = (answer.text for answer in answers[name])
+        for name, result in results.items():
+            texts = (answer.text for answer in result.answers)
             ids = (example.id for example in examples)
             write_json(out / f"{name}.json", dict(zip(ids, texts, strict=True)))
     with whole_file(Path("metrics/f1_by_question.csv")) as partial:
-        f1_by_question_word(examples, scores).to_csv(partial, index=False, lineterminator="\n")
-    metrics = compare(
-        examples, answers, scores, {name: folder / "model.onnx" for name, folder in MODELS.items()}
-    )
+        f1_by_question_word(results).to_csv(partial, index=False, lineterminator="\n")
+    metrics = compare(results)
     write_json(Path("metrics/evaluation.json"), metrics)
     print(summary(metrics))
-    drop = -metrics["difference"]["f1"]
+    drop = -metrics["int8"]["f1_difference"]
     if drop > params.evaluate.max_f1_drop:
         raise UserError(
             f"INT8 loses {drop:.2f} points of F1, more than evaluate.max_f1_drop"

@@ -44,7 +44,7 @@ def main() -> None:
         )
         train(
             model,
-            tokenizer,
+            tokenizer.pad_token_id,
             windows,
             params.finetune,
             epochs=epochs,
@@ -54,7 +54,7 @@ def main() -> None:
     else:
         write_json(LOGS / "metrics.json", {"step": 0})  # as DVCLive would, of no steps
     with whole_folder(Path("models/fp32")) as out:
-        save_checkpoint(out, model, tokenizer)
+        save_checkpoint(out, model, BASE)
     clear_checkpoints(checkpoints)
 
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import UserError, run
 from qa.params import read_params
+from qa.squad import Example
 
 MODEL = Path("models/onnx/int8")
 
@@ -28,23 +29,25 @@ def main() -> None:
     params = read_params()
     table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.table import answer_table, check_table
+    from qa.engine import MODEL_CACHE, STREAMS, Engine, onnx_forward
+    from qa.features import load_tokenizer
 
-    rows = 0 if question else check_table(table, output)  # before the model is loaded
+    def engine(streams: int) -> Engine:
+        forward = onnx_forward(MODEL, params.infer.provider, streams, MODEL_CACHE)
+        return Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding, streams)
+
+    if question:
+        print(engine(1).answer([Example("0", question, arguments.context)])[0].text)
+        return
 
     from tqdm import tqdm
 
-    from qa.engine import Engine, onnx_forward
-    from qa.features import load_tokenizer
-    from qa.squad import Example
+    from qa.table import answer_table, check_table
 
-    forward = onnx_forward(MODEL, params.infer.provider)
-    engine = Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding)
-    if question:
-        print(engine.answer([Example("0", question, arguments.context)])[0].text)
-        return
+    rows = check_table(table, output)  # before the model is loaded
+    many = engine(STREAMS)
     with tqdm(total=rows, desc=str(table), unit="row") as bar:
-        answer_table(table, output, lambda e: engine.answer(e, bar.update))
+        answer_table(table, output, lambda chunks: many.answer_chunks(chunks, bar.update))
     print(f"{output}: {rows} rows")
 
 

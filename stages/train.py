@@ -1,4 +1,4 @@
-"""Stage train: quantization-aware training from the FP32 model, with it as the teacher.
+"""Stage train: quantization-aware training from the calibrated model, FP32 as the teacher.
 
 Writes models/qat/, a fake-quantized model that the export stage turns into INT8.
 """
@@ -9,53 +9,58 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from tqdm import tqdm
 
-from qa.checkpoints import load_model, torch_forward
+from qa.checkpoints import load_model
 from qa.errors import run
-from qa.features import load_tokenizer, make_windows, pad_token
-from qa.logits import run_windows
-from qa.outputs import whole_folder
+from qa.features import load_tokenizer, make_windows
+from qa.outputs import whole_folder, write_json
 from qa.params import read_params
-from qa.quantization import calibrate, save_quantized
-from qa.squad import read_examples, subset
-from qa.training import CHECKPOINTS, clear_checkpoints, fingerprint, label_windows, train
+from qa.quantization import fast_quantizers, load_quantized, save_quantized
+from qa.squad import read_examples
+from qa.training import (
+    CHECKPOINTS,
+    clear_checkpoints,
+    fingerprint,
+    label_windows,
+    teacher_logits,
+    train,
+)
 
-FP32 = Path("models/fp32")
+FP32, PTQ = Path("models/fp32"), Path("models/ptq")
 DATA = Path("data/squad/train.jsonl")
+LOGS = Path("metrics/train")
 
 
 def main() -> None:
     params = read_params()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(FP32)
-    model, _ = load_model(FP32, dropout=False)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     examples = read_examples(DATA)
-    options = params.windows.model_dump()
-    windows = make_windows(examples, tokenizer, **options)
+    windows = make_windows(examples, tokenizer, **params.windows.model_dump())
+    run_name = fingerprint([params.windows, params.train], [FP32, PTQ, DATA])
+    checkpoints = CHECKPOINTS / "train" / run_name
     teacher = None
-    if params.train.distillation_weight > 0:
-        with tqdm(total=len(examples), desc="teacher", unit="question") as bar:
-            forward = torch_forward(model)
-            teacher = run_windows(forward, windows, pad_token(tokenizer), bar.update)
-    chosen = subset(examples, params.train.calibration_examples, params.train.seed)
-    model = calibrate(
-        model, make_windows(chosen, tokenizer, **options), pad_token(tokenizer), params.train
-    )
-    checkpoints = CHECKPOINTS / "train" / fingerprint([params.windows, params.train], [FP32, DATA])
-    train(
-        model,
-        tokenizer,
-        label_windows(windows, examples, teacher),
-        params.train,
-        epochs=params.train.epochs,
-        checkpoints=checkpoints,
-        logs=Path("metrics/train"),
-        distillation_weight=params.train.distillation_weight,
-        distillation_temperature=params.train.distillation_temperature,
-    )
+    if params.train.epochs > 0 and params.train.distillation_weight > 0:
+        fp32, _ = load_model(FP32, dropout=False)
+        teacher = teacher_logits(fp32.to(device), windows, tokenizer.pad_token_id, checkpoints)
+    model = load_quantized(PTQ).to(device)
+    if params.train.epochs > 0:
+        with fast_quantizers(model):
+            train(
+                model,
+                tokenizer.pad_token_id,
+                label_windows(windows, examples, teacher),
+                params.train,
+                epochs=params.train.epochs,
+                checkpoints=checkpoints,
+                logs=LOGS,
+                distillation_weight=params.train.distillation_weight,
+                distillation_temperature=params.train.distillation_temperature,
+            )
+    else:
+        write_json(LOGS / "metrics.json", {"step": 0})  # as DVCLive would, of no steps
     with whole_folder(Path("models/qat")) as out:
-        save_quantized(out, model, tokenizer)
+        save_quantized(out, model, FP32)
     clear_checkpoints(checkpoints)
 
 

@@ -25,14 +25,27 @@ def encoder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(encoder: Path) -> Any:
-    from qa.features import load_tokenizer
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    """The embedded model's tokenizer, as `download_model` leaves it."""
+    from qa.checkpoints import copy_checkpoint, settle_checkpoint
 
-    return load_tokenizer(encoder)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    copy_checkpoint(encoder, folder)
+    settle_checkpoint(folder, "the encoder")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+def tokenizer(tokenizer_folder: Path) -> Any:
+    from qa.features import load_tokenizer
+
+    return load_tokenizer(tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, tokenizer: Any
+) -> Path:
     """A checkpoint of two layers, 64 wide, random weights, question-answering head included."""
     import torch
     from transformers import BertConfig, BertForQuestionAnswering
@@ -45,11 +58,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        vocab_size=len(tokenizer),
+        vocab_size=tokenizer.backend.get_vocab_size(),
         initializer_range=0.5,  # large weights, so that answers depend on the input
     )
     folder = tmp_path_factory.mktemp("tiny")
-    save_checkpoint(folder, BertForQuestionAnswering(config), tokenizer)
+    save_checkpoint(folder, BertForQuestionAnswering(config), tokenizer_folder)
     return folder
 
 

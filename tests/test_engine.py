@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine, _can_write, onnx_forward
 from qa.errors import UserError
 from qa.logits import BATCH_TOKENS
 from qa.params import Decoding, Windows
-from qa.squad import read_squad_json
+from qa.squad import Example, read_squad_json
 from tests.conftest import ROOT
 
 WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)
@@ -47,6 +49,49 @@ def test_answers_do_not_depend_on_the_batches(tiny_model: Path, tokenizer: Any) 
     for example, answer in zip(EXAMPLES, together, strict=True):
         assert example.context[answer.start : answer.end] == answer.text
     assert many.answer([]) == []
+
+
+def test_chunks_come_back_in_order_from_several_streams(tiny_model: Path, tokenizer: Any) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    forward = torch_forward(model)
+    alone = Engine(forward, tokenizer, WINDOWS, DECODING).answer(EXAMPLES)
+    engine = Engine(forward, tokenizer, WINDOWS, DECODING, streams=3)
+    taken: list[int] = []
+    finished: list[int] = []
+
+    def chunks() -> Iterator[Sequence[Example]]:
+        for at in range(0, len(EXAMPLES), 6):
+            taken.append(at)
+            yield EXAMPLES[at : at + 6]
+
+    answers = []
+    for n, chunk in enumerate(engine.answer_chunks(chunks(), finished.append)):
+        answers += chunk
+        assert len(taken) <= n + 2  # one chunk ahead, whatever the table's length
+    assert [a.text for a in answers] == [a.text for a in alone]
+    assert sum(finished) == len(EXAMPLES)
+
+
+def test_a_consumer_that_stops_stops_the_engine(tiny_model: Path, tokenizer: Any) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    engine = Engine(torch_forward(model), tokenizer, WINDOWS, DECODING, streams=2)
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        engine.answer(EXAMPLES, interrupted)
+    assert threading.active_count() == before
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert not _can_write(tmp_path / "file" / "cache")
+    assert not _can_write(tmp_path / "file")
+    assert _can_write(tmp_path / "new" / "cache")
 
 
 def test_an_unknown_provider_is_named(tmp_path: Path) -> None:

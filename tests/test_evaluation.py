@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from qa.engine import Reading
 from qa.errors import UserError
 from qa.evaluation import (
+    Results,
+    bootstrap_interval,
     check_answerable,
     compare,
     f1_by_question_word,
@@ -15,6 +20,7 @@ from qa.evaluation import (
     same_answers,
     summary,
 )
+from qa.logits import Logits
 from qa.metrics import score_each
 from qa.params import Decoding
 from qa.spans import Answer
@@ -31,14 +37,30 @@ NONE = Answer("", 0.5, 0, 0)
 LONDON = Answer("London", 0.5, 6, 12)
 # FP32: 100/100, 0/66.7, 100/100, 100/100. INT8: 100/100, 0/66.7, 0/0, 100/100.
 ANSWERS = {"fp32": [LONDON, LONDON, NONE, NONE], "int8": [LONDON, LONDON, LONDON, NONE]}
-SCORES = {name: score_each(EXAMPLES, given) for name, given in ANSWERS.items()}
+# One window of two tokens each: halves, and for INT8 a quarter and three, in the third example.
+EVEN = Logits(np.zeros(2, np.float32), np.zeros(2, np.float32))
+UNEVEN = Logits(np.log(np.array([0.25, 0.75], np.float32)), np.zeros(2, np.float32))
+LOGITS = {"fp32": [EVEN] * 4, "int8": [EVEN, EVEN, UNEVEN, EVEN]}
+
+
+def results(folder: Path, count: int = 4) -> dict[str, Results]:
+    made = {}
+    for name, size in (("fp32", 4_000_000), ("int8", 1_000_000)):
+        (folder / name).write_bytes(b"x" * size)
+        made[name] = Results(
+            Reading(EXAMPLES[:count], [], LOGITS[name][:count]),
+            ANSWERS[name][:count],
+            score_each(EXAMPLES[:count], ANSWERS[name][:count]),
+            folder / name,
+        )
+    return made
 
 
 def test_metrics_side_by_side(tmp_path: Path) -> None:
-    files = {"fp32": tmp_path / "a", "int8": tmp_path / "b"}
-    files["fp32"].write_bytes(b"x" * 4_000_000)
-    files["int8"].write_bytes(b"x" * 1_000_000)
-    metrics = compare(EXAMPLES, ANSWERS, SCORES, files)
+    metrics = compare(results(tmp_path))
+    # The third example alone differs, by 100 points, so that a resample's mean is -25 times the
+    # number of times it was drawn: none of 4 draws (0) to 3 of 4 (-75) are 95% of the cases.
+    lost = {"_difference": -25.0, "_difference_low": -75.0, "_difference_high": 0.0}
     assert metrics == {
         "questions": 4,
         "fp32": {
@@ -58,24 +80,38 @@ def test_metrics_side_by_side(tmp_path: Path) -> None:
             "NoAns_exact_match": 50.0,
             "NoAns_f1": 50.0,
             "size_mb": 1.0,
+            "size_ratio": 0.25,
+            **{f"exact_match{key}": value for key, value in lost.items()},
+            **{f"f1{key}": value for key, value in lost.items()},
+            "same_answers": 75.0,
+            "answer_f1": 75.0,
+            # 0.5 ln(0.5 / 0.25) + 0.5 ln(0.5 / 0.75), one of 4 windows and of two sides.
+            "divergence": round((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 8, 4),
         },
-        "difference": {"exact_match": -25.0, "f1": -25.0},
-        "same_answers": 75.0,
-        "size_ratio": 0.25,
     }
-    assert "INT8" in summary(metrics)
-    answerable = {name: given[:2] for name, given in ANSWERS.items()}
-    short = {name: given[:2] for name, given in SCORES.items()}
-    assert "NoAns_f1" not in compare(EXAMPLES[:2], answerable, short, files)["fp32"]
+    assert "INT8, QAT" in summary(metrics)
+    assert "NoAns_f1" not in compare(results(tmp_path, count=2))["fp32"]
 
 
-def test_f1_by_question_word() -> None:
-    table = f1_by_question_word(EXAMPLES, SCORES)
+def test_the_interval_is_the_bootstrap_s() -> None:
+    """On many normal differences it is the textbook's mean plus or minus 1.96 standard errors."""
+    differences = np.random.default_rng(0).normal(1.0, 10.0, 2000).tolist()
+    low, high = bootstrap_interval(differences)
+    error = 1.96 * np.std(differences) / math.sqrt(2000)
+    assert low == pytest.approx(np.mean(differences) - error, abs=0.03)
+    assert high == pytest.approx(np.mean(differences) + error, abs=0.03)
+    assert bootstrap_interval(differences) == (low, high)
+    assert bootstrap_interval([2.5] * 7) == (2.5, 2.5)
+    assert bootstrap_interval([2.5]) == (2.5, 2.5)
+
+
+def test_f1_by_question_word(tmp_path: Path) -> None:
+    table = f1_by_question_word(results(tmp_path))
     assert table.values.tolist() == [
         ["where (2)", "FP32", 83.3333],
         ["who (2)", "FP32", 100.0],
-        ["where (2)", "INT8", 83.3333],
-        ["who (2)", "INT8", 50.0],
+        ["where (2)", "INT8, QAT", 83.3333],
+        ["who (2)", "INT8, QAT", 50.0],
     ]
 
 

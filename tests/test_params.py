@@ -45,7 +45,7 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
         ("input: data/input.csv", "input: ''", r"infer\.input: found ''; .*at least 1 character"),
         ("  seed: 42\n\nmodel", "  seeds: 1\n  seed: 42\n\nmodel", r"dataset\.seeds: no such"),
         ("epochs: auto", "epochs: some", r"finetune\.epochs: found 'some'; .*'auto'.* or .*number"),
-        ("preset: mixed", "preset: fast", r"train\.preset: found 'fast'; .*'mixed' or 'perf"),
+        ("preset: mixed", "preset: fast", r"calibrate\.preset: found 'fast'; .*'mixed' or 'perf"),
         ("output: data/output.csv", "output: ./data/input.csv", r"infer\.output: .*would replace"),
         ("dataset:", "dataset: [", "not YAML"),
         ("provider: OpenVINOExec", "provider: CUDAExec", r"infer\.provider: found 'CUDAExecutionP"),

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qa.adapter import merge_adapter
-from qa.checkpoints import load_model, torch_forward
+from qa.checkpoints import copy_checkpoint, load_model, settle_checkpoint, torch_forward
 from qa.engine import Engine, onnx_forward
 from qa.evaluation import same_answers
 from qa.export import to_onnx, write_folder
@@ -20,6 +19,7 @@ from qa.features import load_tokenizer, make_windows
 from qa.metrics import exact_match_and_f1
 from qa.params import Params, read_params
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
+from qa.splitting import split_outlier_channels
 from qa.squad import read_squad_json, subset
 from tests.conftest import ROOT
 
@@ -31,6 +31,7 @@ def params() -> Params:
 
 def test_the_embedded_model_answers(tmp_path: Path, shared_squad: Path, params: Params) -> None:
     merge_adapter(ROOT / "models/minilm-squad", tmp_path)
+    settle_checkpoint(tmp_path, "merged")
     model, has_head = load_model(tmp_path, dropout=False)
     assert has_head
     tokenizer = load_tokenizer(tmp_path)
@@ -44,22 +45,27 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
 ) -> None:
     """The same quantizers, so the same F1 and nearly the same answers, in a quarter of the size.
 
-    96% of the answers were the same when this was written. Not all can be: a difference in the
-    last bit of a sum turns into a whole step where a quantizer rounds, and grows layer by layer.
+    Not all answers can be the same: a difference in the last bit of a sum turns into a whole step
+    where a quantizer rounds, and grows layer by layer. 98% is wanted; between 97 and 98 is what one
+    calibration or another gives.
     """
-    tokenizer: Any = load_tokenizer(shared_model)
+    base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
+    for made in (base, quantized, folder):
+        made.mkdir()
+    copy_checkpoint(shared_model, base)
+    settle_checkpoint(base, "minilm-squad")
+    tokenizer = load_tokenizer(base)
     options = params.windows.model_dump()
     chosen = subset(read_squad_json(shared_squad / "train.json"), 64, seed=0)
     windows = make_windows(chosen, tokenizer, **options)
-    fp32, _ = load_model(shared_model, dropout=False)
+    fp32, _ = load_model(base, dropout=False)
     plain = to_onnx(fp32, windows[:2], 0, {})
-    save_quantized(tmp_path, calibrate(fp32, windows, 0, params.train), tokenizer)
-    model = load_quantized(tmp_path)
+    split_outlier_channels(fp32, windows, 0, params.calibrate.split_channels)
+    save_quantized(quantized, calibrate(fp32, windows, 0, params.calibrate), base)
+    model = load_quantized(quantized)
     graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
-    folder = tmp_path / "onnx"
-    folder.mkdir()
-    write_folder(folder, graph, model.config, tokenizer)
+    write_folder(folder, graph, quantized)
 
     examples = read_squad_json(shared_squad / "dev.json")
     answers = [
@@ -69,6 +75,8 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
             onnx_forward(folder, params.evaluate.provider),
         )
     ]
-    assert same_answers(*answers) >= 94
+    same = same_answers(*answers)
+    print(f"{same:.2f}% of the answers are the same")
+    assert same >= 96
     scores = [exact_match_and_f1(examples, some).f1 for some in answers]
     assert math.isclose(*scores, abs_tol=1.0)

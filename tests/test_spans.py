@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from qa.features import Window
 from qa.logits import Logits
-from qa.spans import Answer, best_answer
+from qa.spans import Answer, best_answers
 
 DECODING: dict[str, Any] = {
     "max_answer_length": 4,
@@ -30,6 +31,10 @@ def window(words: slice) -> Window:
     starts = np.array([-1, -1, -1, *(s for s, _ in some), -1], dtype=np.int32)
     ends = np.array([-1, -1, -1, *(e for _, e in some), -1], dtype=np.int32)
     return Window(0, [1] * len(starts), None, starts, ends)
+
+
+def best_answer(windows: list[Window], logits: list[Logits], **decoding: Any) -> Answer:
+    return best_answers([CONTEXT], windows, logits, **decoding)[0]
 
 
 def brute_force(windows: list[Window], logits: list[Logits]) -> tuple[float, int, int]:
@@ -52,7 +57,7 @@ def test_the_best_span_is_the_best_of_all() -> None:
     windows = [window(slice(0, 6)), window(slice(4, 10))]
     for _ in range(200):
         logits = [random_logits(draw, len(w)) for w in windows]
-        answer = best_answer(CONTEXT, windows, logits, **DECODING)
+        answer = best_answer(windows, logits, **DECODING)
         _, start, end = brute_force(windows, logits)
         assert (answer.start, answer.end) == (start, end)
         assert answer.text == CONTEXT[start:end]
@@ -62,7 +67,7 @@ def test_start_never_follows_end() -> None:
     w = window(slice(0, 3))
     start = np.array([0, 9, 9, 0, 0, 5, 9], dtype=np.float32)  # best alone: token 5, "ccc"
     end = np.array([0, 9, 9, 5, 0, 0, 9], dtype=np.float32)  # best alone: token 3, "a"
-    answer = best_answer(CONTEXT, [w], [Logits(start, end)], **DECODING)
+    answer = best_answer([w], [Logits(start, end)], **DECODING)
     assert answer.text in ("a", "ccc")  # one of the two words, never the stretch between
 
 
@@ -70,7 +75,7 @@ def test_the_score_is_the_span_s_probability() -> None:
     w = window(slice(0, 2))
     start = np.array([0, 50, 50, 1, 2, 50], dtype=np.float32)
     end = np.array([0, 50, 50, 0, 3, 50], dtype=np.float32)
-    answer = best_answer(CONTEXT, [w], [Logits(start, end)], **DECODING)
+    answer = best_answer([w], [Logits(start, end)], **DECODING)
     total_start = 1 + np.e + np.e**2  # [CLS], "a", "bb"; question and [SEP] do not count
     total_end = 1 + 1 + np.e**3
     assert answer.text == "bb"
@@ -95,15 +100,30 @@ def test_no_answer_wins_past_the_threshold(threshold: float, text: str) -> None:
         "version_2_with_negative": True,
         "null_score_diff_threshold": threshold,
     }
-    answer = best_answer(CONTEXT, [first, second], [one, two], **decoding)
+    answer = best_answer([first, second], [one, two], **decoding)
     assert answer.text == text
     if not text:
         assert (answer.start, answer.end) == (0, 0)
-    assert best_answer(CONTEXT, [first, second], [one, two], **DECODING).text == "bb"
+    assert best_answer([first, second], [one, two], **DECODING).text == "bb"
 
 
 def test_a_context_without_tokens_has_no_answer() -> None:
     empty = Window(0, [1, 1, 1], None, np.full(3, -1, np.int32), np.full(3, -1, np.int32))
     zeros = np.zeros(3, dtype=np.float32)
-    answer = best_answer("\u200b", [empty], [Logits(zeros, zeros)], **DECODING)
+    answer = best_answers(["\u200b"], [empty], [Logits(zeros, zeros)], **DECODING)[0]
     assert answer == Answer("", 0.0, 0, 0)
+
+
+def test_many_contexts_are_decoded_as_one_by_one() -> None:
+    """More windows than one group holds, of many lengths: the same answers as each alone."""
+    draw = np.random.default_rng(1)
+    windows, logits, alone = [], [], []
+    for example in range(100):
+        mine = [window(slice(at, at + int(draw.integers(1, 7)))) for at in range(0, 9, 3)]
+        theirs = [random_logits(draw, len(w)) for w in mine]
+        alone.append(best_answer(mine, theirs, **DECODING))
+        windows += [replace(w, example=example) for w in mine]
+        logits += theirs
+    together = best_answers([CONTEXT] * 100, windows, logits, **DECODING)
+    assert [(a.start, a.end) for a in together] == [(a.start, a.end) for a in alone]
+    assert [a.score for a in together] == pytest.approx([a.score for a in alone], rel=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ from qa.squad import Example
 from qa.table import answer_table, check_table
 
 
-def first_word(examples: Sequence[Example]) -> list[Answer]:
+def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
     """A stand-in for the engine, which these tests are not about."""
-    words = [example.context.split()[0] for example in examples]
-    return [Answer(word, 0.25, 0, len(word)) for word in words]
+    for examples in chunks:
+        words = [example.context.split()[0] for example in examples]
+        yield [Answer(word, 0.25, 0, len(word)) for word in words]
 
 
 def answered(path: Path) -> list[list[str]]:
@@ -136,12 +137,35 @@ def test_a_mistake_is_named_before_anything_is_written(
     assert "\n" not in str(error.value)
 
 
+def test_chunks_are_bounded_by_rows_and_by_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(table, "CHUNK_CHARACTERS", 100)
+    lengths = [3, 3, 3, 3, 3, 90, 50, 60, 300, 3, 3]
+    path = write(
+        tmp_path, "Context,Question\n" + "".join(f"{'a' * length},b\n" for length in lengths)
+    )
+    sizes: list[int] = []
+
+    def noting(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
+        for examples in chunks:
+            sizes.append(sum(len(example.context) for example in examples))
+            assert len(examples) <= 4
+            yield from first_word([examples])
+
+    answer_table(path, tmp_path / "output.csv", noting)
+    assert sum(sizes) == sum(lengths)
+    assert max(sizes) <= 100 + 300  # what a chunk may hold, and one context that is longer
+    assert answered(path)[1:] == [["a" * n, "b", "a" * n, "0.250000", "0", str(n)] for n in lengths]
+
+
 def test_a_failure_leaves_the_last_output(tmp_path: Path) -> None:
     path = write(tmp_path, "Context,Question\na,b\n")
     answered(path)
     before = (tmp_path / "output.csv").read_bytes()
 
-    def fail(_: Sequence[Example]) -> list[Answer]:
+    def fail(_: Iterable[Sequence[Example]]) -> list[list[Answer]]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Trainer
@@ -22,6 +23,7 @@ from qa.training import (
     _LengthGroupedSampler,
     fingerprint,
     label_windows,
+    teacher_logits,
     train,
     use_bf16,
 )
@@ -49,12 +51,12 @@ def windows(tokenizer: Any) -> list[TrainingWindow]:
 
 
 def trained(
-    folder: Path, tiny_model: Path, tokenizer: Any, windows: Sequence[TrainingWindow], **more: Any
+    folder: Path, tiny_model: Path, windows: Sequence[TrainingWindow], **more: Any
 ) -> dict[str, torch.Tensor]:
     model, has_head = load_model(tiny_model, dropout=True)
     assert has_head
     options = {"epochs": 2.0, "checkpoints": folder / "checkpoints/x", "logs": folder / "logs"}
-    train(model, tokenizer, windows, PARAMS, **{**options, **more})
+    train(model, 0, windows, PARAMS, **{**options, **more})
     return copy.deepcopy(model.state_dict())
 
 
@@ -74,13 +76,12 @@ def logs(folder: Path) -> dict[str, str]:
 def test_a_run_cut_off_ends_as_an_uninterrupted_one(
     tmp_path: Path,
     tiny_model: Path,
-    tokenizer: Any,
     windows: list[TrainingWindow],
     monkeypatch: pytest.MonkeyPatch,
     killed_at: int,
 ) -> None:
     """5 steps an epoch, a checkpoint every 3: cut off in the first epoch and in the second."""
-    whole = trained(tmp_path / "whole", tiny_model, tokenizer, windows)
+    whole = trained(tmp_path / "whole", tiny_model, windows)
     step = Trainer.training_step
 
     def killed(self: Trainer, *arguments: Any, **named: Any) -> Any:
@@ -91,13 +92,13 @@ def test_a_run_cut_off_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "training_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "cut", tiny_model, tokenizer, windows)
+            trained(tmp_path / "cut", tiny_model, windows)
     left = list((tmp_path / "cut/checkpoints/x/trainer").iterdir())
     assert [path.name for path in left] == [f"checkpoint-{killed_at // 3 * 3}"]
     # A checkpoint that was being written when the process died is not one.
     (left[0].parent / "checkpoint-9").mkdir()
 
-    resumed = trained(tmp_path / "cut", tiny_model, tokenizer, windows)
+    resumed = trained(tmp_path / "cut", tiny_model, windows)
     assert same(whole, resumed)
     assert logs(tmp_path / "whole") == logs(tmp_path / "cut")
     untrained, _ = load_model(tiny_model, dropout=True)
@@ -105,9 +106,9 @@ def test_a_run_cut_off_ends_as_an_uninterrupted_one(
 
 
 def test_the_log_holds_the_training_and_nothing_of_the_clock(
-    tmp_path: Path, tiny_model: Path, tokenizer: Any, windows: list[TrainingWindow]
+    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
 ) -> None:
-    trained(tmp_path, tiny_model, tokenizer, windows)
+    trained(tmp_path, tiny_model, windows)
     written = logs(tmp_path)
     assert set(written) == {
         "logs/metrics.json",
@@ -121,7 +122,7 @@ def test_the_log_holds_the_training_and_nothing_of_the_clock(
 
 
 def test_a_student_follows_its_teacher(
-    tmp_path: Path, tiny_model: Path, tokenizer: Any, windows: list[TrainingWindow]
+    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
 ) -> None:
     """With the whole weight on the teacher, the student moves towards the teacher's logits."""
     model, _ = load_model(tiny_model, dropout=False)
@@ -151,7 +152,6 @@ def test_a_student_follows_its_teacher(
         trained(
             tmp_path,
             tiny_model,
-            tokenizer,
             taught,
             epochs=8.0,
             distillation_weight=1.0,
@@ -159,6 +159,23 @@ def test_a_student_follows_its_teacher(
         )
     )
     assert after < 0.8 * before
+
+
+def test_the_teacher_is_asked_once(
+    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    plain = [item.window for item in windows]
+    first = teacher_logits(model, plain, 0, tmp_path)
+    expected = run_windows(torch_forward(model), plain, 0)
+    with torch.no_grad():
+        model.qa_outputs.weight.zero_()
+    second = teacher_logits(model, plain, 0, tmp_path)
+    for a, b, c in zip(first, second, expected, strict=True):
+        assert np.array_equal(a.start, b.start)
+        assert np.array_equal(a.end, c.end)
+    (tmp_path / "teacher.npy").unlink()
+    assert not teacher_logits(model, plain, 0, tmp_path)[0].start.any()
 
 
 def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Outlier channel splitting: the same FP32 function, easier to quantize.
+
+In BERT's feed-forward layers one or two channels carry activations and weights a hundred times
+those of the others, and a quantizer that covers them has few steps left for the rest. Such a
+channel is copied and its outgoing weights shared among the copies, so that none stands out (Zhao et
+al., 2019, "Improving Neural Network Quantization without Retraining using Outlier Channel
+Splitting"). The model is a plain one, of wider feed-forward layers. Knows nothing of quantizers.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from qa.errors import UserError
+from qa.features import Window, pad
+
+
+def split_outlier_channels(
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, copies: int
+) -> None:
+    """Add `copies` channels to each feed-forward layer of `model`, in place.
+
+    Each copy goes to the channel whose largest activation times its largest outgoing weight,
+    divided by the copies it has, is the highest: a product that SmoothQuant's scaling, which moves
+    a factor from the one to the other, leaves as it is.
+
+    Args:
+        windows: calibration set, one forward pass each.
+        copies: channels to add; 0 leaves the model as it is.
+
+    Raises:
+        UserError: the model's feed-forward layers cannot be told from its other layers.
+    """
+    if copies == 0:
+        return
+    layers = _feed_forward_layers(model)
+    largest = [torch.zeros(second.in_features, device=model.device) for _, second in layers]
+    handles = []
+    for seen, (_, second) in zip(largest, layers, strict=True):
+
+        def note(_: nn.Module, inputs: tuple[torch.Tensor], seen: torch.Tensor = seen) -> None:
+            torch.maximum(seen, inputs[0].abs().amax(dim=(0, 1)), out=seen)
+
+        handles.append(second.register_forward_pre_hook(note))
+    with torch.no_grad():
+        for window in windows:
+            batch = pad([window], pad_token_id)
+            model(**{key: torch.from_numpy(a).to(model.device) for key, a in batch.items()})
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        for seen, (first, second) in zip(largest, layers, strict=True):
+            products = seen * second.weight.abs().amax(dim=0)
+            _split(first, second, _shares(products.tolist(), copies))
+    setattr(model.config, _size_key(model), layers[0][1].in_features)
+
+
+def _shares(products: list[float], copies: int) -> list[int]:
+    """How many channels each channel becomes."""
+    shares = [1] * len(products)
+    heap = [(-product, channel) for channel, product in enumerate(products)]
+    heapq.heapify(heap)
+    for _ in range(copies):
+        _, channel = heap[0]
+        shares[channel] += 1
+        heapq.heapreplace(heap, (-products[channel] / shares[channel], channel))
+    return shares
+
+
+def _split(first: nn.Linear, second: nn.Linear, shares: list[int]) -> None:
+    # The first of each channel where it was, the copies behind all of them.
+    order = list(range(len(shares)))
+    order += [channel for channel, share in enumerate(shares) for _ in range(share - 1)]
+    divisors = torch.tensor(
+        [float(shares[channel]) for channel in order], device=second.weight.device
+    )
+    first.weight = nn.Parameter(first.weight[order])
+    first.bias = nn.Parameter(first.bias[order])
+    second.weight = nn.Parameter(second.weight[:, order] / divisors)
+    first.out_features = second.in_features = len(order)
+
+
+def _feed_forward_layers(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
+    """The two linear layers of each feed-forward layer, told by their sizes."""
+    wide, narrow = getattr(model.config, _size_key(model), None), model.config.hidden_size
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.bias is not None]
+    first = [m for m in linear if (m.in_features, m.out_features) == (narrow, wide)]
+    second = [m for m in linear if (m.in_features, m.out_features) == (wide, narrow)]
+    if wide == narrow or not first or len(first) != len(second):
+        raise UserError(
+            "params.yaml: calibrate.split_channels: the feed-forward layers of this"
+            f" {model.config.model_type} cannot be told from its others; set 0"
+        )
+    return list(zip(first, second, strict=True))
+
+
+def _size_key(model: PreTrainedModel) -> str:
+    """What the config calls the width of the feed-forward layers."""
+    return "hidden_dim" if model.config.model_type == "distilbert" else "intermediate_size"

@@ -1,0 +1,41 @@
+"""Stage calibrate: outliers split, INT8 quantizers inserted, their ranges from real windows.
+
+Writes models/ptq/, what post-training quantization gives: where quantization-aware training starts
+and what it is measured against.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from qa.checkpoints import load_model
+from qa.errors import run
+from qa.features import load_tokenizer, make_windows
+from qa.outputs import whole_folder
+from qa.params import read_params
+from qa.quantization import calibrate, save_quantized
+from qa.splitting import split_outlier_channels
+from qa.squad import read_examples, subset
+
+FP32 = Path("models/fp32")
+DATA = Path("data/squad/train.jsonl")
+
+
+def main() -> None:
+    params = read_params()
+    tokenizer = load_tokenizer(FP32)
+    model, _ = load_model(FP32, dropout=False)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
+    windows = make_windows(examples, tokenizer, **params.windows.model_dump())
+    split_outlier_channels(model, windows, tokenizer.pad_token_id, params.calibrate.split_channels)
+    model = calibrate(model, windows, tokenizer.pad_token_id, params.calibrate)
+    with whole_folder(Path("models/ptq")) as out:
+        save_quantized(out, model, FP32)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""Outlier channel splitting: the same function, without the outlier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qa.checkpoints import load_model, torch_forward
+from qa.errors import UserError
+from qa.features import Window, make_windows
+from qa.logits import run_windows
+from qa.splitting import _shares, split_outlier_channels
+from qa.squad import read_squad_json
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def windows(tokenizer: Any) -> list[Window]:
+    examples = read_squad_json(ROOT / "data/sample/train.json")[:6]
+    return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
+
+
+def test_the_function_is_the_same_and_the_outlier_gone(
+    tiny_model: Path, windows: list[Window]
+) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    layers = model.bert.encoder.layer
+    with torch.no_grad():  # channel 5 of the second layer writes 40 times as much as others
+        layers[1].output.dense.weight[:, 5] *= 40
+    before = run_windows(torch_forward(model), windows, 0)
+    columns = layers[1].output.dense.weight.detach().abs().amax(0)
+    split_outlier_channels(model, windows, 0, copies=32)
+    after = run_windows(torch_forward(model), windows, 0)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a.start, b.start, rtol=1e-4, atol=1e-3)
+    assert model.config.intermediate_size == 128 + 32
+    assert layers[0].intermediate.dense.out_features == 128 + 32
+    weight = layers[1].output.dense.weight.detach()
+    assert weight.shape == (64, 128 + 32)
+    assert weight.abs().max() < columns.max() / 8
+    with torch.no_grad():
+        assert model.bert.encoder.layer[0].intermediate.dense.weight.shape == (128 + 32, 64)
+
+
+def test_copies_go_where_the_product_is_largest() -> None:
+    assert _shares([1.0, 100.0, 40.0], 4) == [1, 4, 2]  # 25 and 20 each
+    assert _shares([1.0, 1.0], 0) == [1, 1]
+
+
+def test_no_copies_change_nothing(tiny_model: Path, windows: list[Window]) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    split_outlier_channels(model, windows, 0, copies=0)
+    assert model.config.intermediate_size == 128
+
+
+def test_layers_that_cannot_be_told_apart_are_an_error(
+    tiny_model: Path, windows: list[Window]
+) -> None:
+    model, _ = load_model(tiny_model, dropout=False)
+    model.config.intermediate_size = model.config.hidden_size
+    with pytest.raises(UserError, match=r"split_channels: .* this bert cannot be told .*; set 0"):
+        split_outlier_channels(model, windows, 0, copies=4)
