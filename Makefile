@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint real adapter lock clean
+.PHONY: repro test lint real hard grid benchmark benchmark-large adapter lock clean
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
@@ -28,12 +28,43 @@ TRAIN ?= ../shared/squad/train.json
 VALIDATION ?= ../shared/squad/dev.json
 MODEL ?= ../shared/models/minilm-squad
 
+ON_REAL_DATA := -S dataset.name=files -S dataset.train_file=$(abspath $(TRAIN)) \
+  -S dataset.validation_file=$(abspath $(VALIDATION)) -S dataset.max_train_examples=4000 \
+  -S model.name=folder -S model.folder=$(abspath $(MODEL))
+
 real: $(VENV)/installed
-	$(IN_VENV) dvc exp run --name real-$(shell date +%Y%m%d-%H%M%S) \
-	  -S dataset.name=files -S dataset.train_file=$(abspath $(TRAIN)) \
-	  -S dataset.validation_file=$(abspath $(VALIDATION)) -S dataset.max_train_examples=4000 \
-	  -S evaluate.max_f1_drop=0.7 \
-	  -S model.name=folder -S model.folder=$(abspath $(MODEL))
+	$(IN_VENV) dvc exp run --name real-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
+	  -S evaluate.max_f1_drop=1.3
+
+# What is hardest on calibration: symmetric activations, outliers left as they are.
+hard: $(VENV)/installed
+	$(IN_VENV) dvc exp run --name hard-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
+	  -S calibrate.preset=performance -S calibrate.smooth_quant_alpha=0.5 \
+	  -S calibrate.split_channels=0 -S train.learning_rate=5e-5 -S evaluate.max_f1_drop=100
+
+# What the recipe's parameters do: calibration alone, then training.
+grid: $(VENV)/installed
+	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 -S train.epochs=0 \
+	  -S 'calibrate.split_channels=0,128' -S 'calibrate.smooth_quant_alpha=-1,0.5,0.75,0.95'
+	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 \
+	  -S 'train.learning_rate=1e-5,5e-5' -S 'train.distillation_weight=0.9,1.0'
+	$(IN_VENV) dvc exp run --run-all
+	$(IN_VENV) dvc exp show --only-changed --csv --drop Created > metrics/grid.csv.partial
+	mv metrics/grid.csv.partial metrics/grid.csv
+
+# Speed, memory and accuracy of the models that the last run made, beside other ways to answer.
+benchmark: $(VENV)/installed
+	$(IN_VENV) dvc repro
+	$(IN_VENV) dvc repro --force --single-item benchmark/dvc.yaml:benchmark
+
+# The same for a model of BERT-large's shape with random weights: speed and memory only.
+benchmark-large: $(VENV)/installed
+	$(IN_VENV) python scripts/random_checkpoint.py --out models/bert-large-shape
+	$(IN_VENV) dvc exp run benchmark/dvc.yaml --temp --name bert-large \
+	  -S model.name=folder -S model.folder=$(abspath models/bert-large-shape) \
+	  -S dataset.max_validation_examples=16 -S calibrate.examples=4 -S calibrate.split_channels=0 \
+	  -S train.epochs=0 -S train.distillation_weight=0 -S evaluate.max_f1_drop=100 \
+	  -S benchmark.rounds=2 -S benchmark.repeats=3 -S "benchmark.rows=[16]" -S benchmark.steps=0
 
 # The LoRA adapter of the embedded model, kept in git under models/minilm-squad/.
 adapter: $(VENV)/installed

@@ -1,0 +1,168 @@
+"""Where this project's time over a table goes, and how near it is to the processor's limit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from qa.contenders import Setting
+from qa.engine import STREAMS, Engine, onnx_forward
+from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
+from qa.logits import BATCH_TOKENS
+from qa.squad import Example
+
+
+def account(
+    setting: Setting,
+    examples: Sequence[Example],
+    table_s: float,
+) -> dict[str, Any]:
+    """Where this project's time over the table goes, and how near it is to the processor's limit.
+
+    Args:
+        examples: the rows of the table.
+        table_s: seconds that this project took for them.
+
+    Returns:
+        `ceiling_gops`, INT8 operations a second at most, in billions; `fraction_of_ceiling`, what
+        the model's matrix products would take at that speed as a share of what the table took; of
+        the rest `tokenization` and `decoding`, as shares of the same if nothing ran beside them,
+        and `padding`, the share of the positions computed that are padding; `operators`, the
+        shares of the time of one batch in the model.
+    """
+    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", STREAMS)
+    tokenizer = load_tokenizer(setting.int8)
+    engine = Engine(forward, tokenizer, setting.windows, setting.decoding, STREAMS)
+    parts: dict[str, float] = {}
+    with _timed(parts, "tokenization"):
+        windows = make_windows(examples, engine.tokenizer, **engine.windows.model_dump())
+    reading = engine.read(examples)
+    with _timed(parts, "decoding"):
+        engine.decode(reading)
+    config = AutoConfig.from_pretrained(setting.int8, local_files_only=True)
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    intermediate = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT's
+    ceiling = int8_ceiling_gops(hidden, intermediate, BATCH_TOKENS)
+    lengths = [len(window) for window in windows]
+    products_s = operations(lengths, layers, hidden, intermediate) / ceiling / 1e9
+    padded = sum(
+        len(batch) * padded_length(max(lengths[i] for i in batch))
+        for batch in make_batches(lengths, BATCH_TOKENS)
+    )
+    return {
+        "ceiling_gops": four_digits(ceiling),
+        "fraction_of_ceiling": four_digits(products_s / table_s),
+        "tokenization": four_digits(parts["tokenization"] / table_s),
+        "decoding": four_digits(parts["decoding"] / table_s),
+        "padding": four_digits(1 - sum(lengths) / padded),
+        "operators": operator_shares(setting.int8 / "model.onnx", windows, tokenizer.pad_token_id),
+    }
+
+
+def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:
+    """Which operators an ONNX model spends its time in, as OpenVINO's profiler sees it.
+
+    One batch of `BATCH_TOKENS` tokens, ten times, by the openvino package: ONNX Runtime's provider,
+    which brings an OpenVINO of its own, does not tell.
+
+    Returns:
+        By OpenVINO's operator and kernel, its share of the time, largest first; `FullyConnected`
+        includes the GELU fused into it, and `Subgraph` is attention.
+    """
+    import openvino
+
+    batch = next(make_batches([len(window) for window in windows], BATCH_TOKENS))
+    inputs = pad([windows[i] for i in batch], pad_token_id)
+    request = (
+        openvino.Core()
+        .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
+        .create_infer_request()
+    )
+    seconds: dict[str, float] = {}
+    for n in range(12):
+        request.infer(inputs)
+        for operator in request.profiling_info if n >= 2 else ():
+            name = f"{operator.node_type}, {operator.exec_type}"
+            seconds[name] = seconds.get(name, 0.0) + operator.real_time.total_seconds()
+    total = sum(seconds.values())
+    order = sorted(seconds, key=lambda name: -seconds[name])
+    shares = {name: four_digits(seconds[name] / total) for name in order}
+    return {name: share for name, share in shares.items() if share >= 0.01}
+
+
+@contextmanager
+def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
+    before = time.perf_counter()
+    yield
+    parts[name] = time.perf_counter() - before
+
+
+def four_digits(value: float) -> float:
+    """Four significant digits: no timing here knows more."""
+    return float(f"{value:.4g}")
+
+
+def int8_ceiling_gops(hidden_size: int, intermediate_size: int, tokens: int) -> float:
+    """What this processor reaches in INT8 matrix products of the model's own shapes.
+
+    The products of one layer, by `torch._int_mm`, whose kernels are oneDNN's, as OpenVINO's are.
+
+    Returns:
+        Billions of operations a second, a multiplication and an addition counting as two; the
+        median of 30 runs.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    products = []
+    for inner, outer, count in (
+        (hidden_size, hidden_size, 4),
+        (hidden_size, intermediate_size, 1),
+        (intermediate_size, hidden_size, 1),
+    ):
+        a, b = (
+            torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator)
+            for shape in ((tokens, inner), (inner, outer))
+        )
+        products += [(a, b)] * count
+    seconds = []
+    for _ in range(30):
+        before = time.perf_counter()
+        for a, b in products:
+            torch._int_mm(a, b)
+        seconds.append(time.perf_counter() - before)
+    operations = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in products)
+    return operations / float(np.median(seconds)) / 1e9
+
+
+def operations(
+    lengths: Sequence[int], layers: int, hidden_size: int, intermediate_size: int
+) -> float:
+    """Operations of an encoder's matrix products over windows, padding not counted.
+
+    Args:
+        lengths: tokens of each window.
+    """
+    linear = 2 * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
+    attention = 4 * hidden_size  # times the length: the two products of a token with all others
+    return float(sum(layers * n * (linear + attention * n) for n in lengths))
+
+
+def machine() -> str:
+    """The processor's name and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"

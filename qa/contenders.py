@@ -1,0 +1,246 @@
+"""Ways to answer questions, this project's and others', behind one interface: what is compared.
+
+Each is the code that its users write, on the models of this pipeline. Knows nothing of clocks; the
+imports are inside the functions, because each way is loaded in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from qa.features import Window, pad
+from qa.params import Decoding, Windows
+
+OPENVINO, CPU = "OpenVINOExecutionProvider", "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders are given.
+
+    Attributes:
+        checkpoint: folder of the FP32 model in torch.
+        fp32, int8: folders of the exported models.
+        optimum_intel: folder of what `quantize_with_optimum_intel` makes.
+    """
+
+    checkpoint: Path
+    fp32: Path
+    int8: Path
+    optimum_intel: Path
+    windows: Windows
+    decoding: Decoding
+
+
+class Contender(Protocol):
+    """A way to answer questions, loaded and ready."""
+
+    def answer(self, question: str, context: str) -> str:
+        """Answer one question."""
+        ...
+
+    def answer_table(self, table: Path, output: Path) -> None:
+        """Answer a CSV with the columns Context and Question; write it with the column Answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`transformers.pipeline("question-answering")`, as it comes: one question at a time."""
+
+    reader: Any
+    windows: Windows
+    decoding: Decoding
+
+    def answer(self, question: str, context: str) -> str:
+        """Answer one question."""
+        text: str = self.reader(
+            question=question,
+            context=context,
+            max_seq_len=self.windows.max_length,
+            doc_stride=self.windows.doc_stride,
+            max_question_len=self.windows.max_question_length,
+            max_answer_len=self.decoding.max_answer_length,
+            handle_impossible_answer=self.decoding.version_2_with_negative,
+        )["answer"]
+        return text
+
+    def answer_table(self, table: Path, output: Path) -> None:
+        """Answer a CSV, row by row."""
+        _row_by_row(self, table, output)
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """The notebook that this project replaces: one row at a time, two independent argmaxes.
+
+    Its 11 runs a row, for timing, are left out.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+    def answer(self, question: str, context: str) -> str:
+        """Answer one question."""
+        inputs = self.tokenizer(
+            question, context, truncation=True, max_length=self.max_length, return_tensors="np"
+        )
+        outputs = self.model(**inputs)
+        start, end = int(outputs.start_logits.argmax()), int(outputs.end_logits.argmax())
+        ids = inputs["input_ids"][0][start : end + 1]
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def answer_table(self, table: Path, output: Path) -> None:
+        """Answer a CSV, row by row."""
+        _row_by_row(self, table, output)
+
+
+@dataclass
+class Project:
+    """This project: `stages/infer.py`, for a CSV and for one question."""
+
+    load: Callable[[int], Any]
+    """Gives an engine of so many streams; each is loaded when it is first asked for."""
+
+    @cached_property
+    def one(self) -> Any:
+        """For a question."""
+        return self.load(1)
+
+    @cached_property
+    def many(self) -> Any:
+        """For a table."""
+        from qa.engine import STREAMS
+
+        return self.load(STREAMS)
+
+    def answer(self, question: str, context: str) -> str:
+        """Answer one question."""
+        from qa.squad import Example
+
+        text: str = self.one.answer([Example("", question, context)])[0].text
+        return text
+
+    def answer_table(self, table: Path, output: Path) -> None:
+        """Answer a CSV."""
+        from qa.table import answer_table, check_table
+
+        check_table(table, output)
+        answer_table(table, output, self.many.answer_chunks)
+
+
+def _row_by_row(contender: Contender, table: Path, output: Path) -> None:
+    import pandas as pd
+
+    rows = pd.read_csv(table, dtype=str, na_filter=False)
+    rows["Answer"] = [
+        contender.answer(question, context)
+        for context, question in zip(rows["Context"], rows["Question"], strict=True)
+    ]
+    rows.to_csv(output, index=False)
+
+
+def _pipeline(model: Any, folder: Path, setting: Setting) -> Pipeline:
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reader = pipeline("question-answering", model=model, tokenizer=tokenizer, device="cpu")
+    return Pipeline(reader, setting.windows, setting.decoding)
+
+
+def _torch_pipeline(setting: Setting) -> Pipeline:
+    from transformers import AutoModelForQuestionAnswering
+
+    folder = setting.checkpoint
+    model = AutoModelForQuestionAnswering.from_pretrained(folder, use_safetensors=True)
+    return _pipeline(model, folder, setting)
+
+
+def _optimum(folder: Path) -> Any:
+    from onnxruntime import SessionOptions
+    from optimum.onnxruntime import ORTModelForQuestionAnswering
+
+    options = SessionOptions()
+    options.log_severity_level = 3
+    return ORTModelForQuestionAnswering.from_pretrained(
+        folder, provider=OPENVINO, session_options=options
+    )
+
+
+def _notebook(folder: Path, setting: Setting) -> Notebook:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Notebook(_optimum(folder), tokenizer, setting.windows.max_length)
+
+
+def _optimum_intel_pipeline(setting: Setting) -> Pipeline:
+    from optimum.intel import OVModelForQuestionAnswering
+
+    folder = setting.optimum_intel
+    return _pipeline(OVModelForQuestionAnswering.from_pretrained(folder), folder, setting)
+
+
+def _project(folder: Path, provider: str, setting: Setting) -> Project:
+    from qa.engine import MODEL_CACHE, Engine, onnx_forward
+    from qa.features import load_tokenizer
+
+    def load(streams: int) -> Engine:
+        forward = onnx_forward(folder, provider, streams, MODEL_CACHE)
+        tokenizer = load_tokenizer(folder)
+        return Engine(forward, tokenizer, setting.windows, setting.decoding, streams)
+
+    return Project(load)
+
+
+REFERENCE = "pipeline, torch FP32"
+"""The contender to which the benchmark's figures are ratios."""
+
+PROJECT_INT8 = "this project, INT8"
+
+CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
+    REFERENCE: _torch_pipeline,
+    "notebook, FP32": lambda setting: _notebook(setting.fp32, setting),
+    "notebook, INT8": lambda setting: _notebook(setting.int8, setting),
+    "pipeline, Optimum ORT INT8": lambda s: _pipeline(_optimum(s.int8), s.int8, s),
+    "pipeline, Optimum Intel INT8": _optimum_intel_pipeline,
+    "this project, CPU provider INT8": lambda setting: _project(setting.int8, CPU, setting),
+    "this project, FP32": lambda setting: _project(setting.fp32, OPENVINO, setting),
+    PROJECT_INT8: lambda setting: _project(setting.int8, OPENVINO, setting),
+}
+"""By name, what loads each way of answering."""
+
+
+def quantize_with_optimum_intel(
+    windows: Sequence[Window], pad_token_id: int, setting: Setting
+) -> None:
+    """Optimum Intel's own post-training quantization to INT8, with its defaults.
+
+    Args:
+        windows: the calibration set.
+    """
+    from datasets import Dataset
+    from optimum.intel import (
+        OVConfig,
+        OVModelForQuestionAnswering,
+        OVQuantizationConfig,
+        OVQuantizer,
+    )
+    from transformers import AutoTokenizer
+
+    model = OVModelForQuestionAnswering.from_pretrained(setting.checkpoint, export=True)
+    quantizer = OVQuantizer.from_pretrained(model)
+    quantizer.quantize(
+        calibration_dataset=Dataset.from_list(
+            [{key: row[0].tolist() for key, row in pad([w], pad_token_id).items()} for w in windows]
+        ),
+        ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(windows))),
+        save_directory=setting.optimum_intel,
+    )
+    AutoTokenizer.from_pretrained(setting.checkpoint).save_pretrained(setting.optimum_intel)
