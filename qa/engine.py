@@ -7,11 +7,13 @@ of CSV, metrics or training.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,8 +133,10 @@ def onnx_forward(
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
-        streams: batches that run at a time, from as many threads; the processor's cores are
-            divided among them.
+        streams: batches that run at a time, from as many threads; the processors are divided
+            among them. On OpenVINO each has a session of its own: streams of one session share
+            packed weights, and where two of them first ran at the same moment, one of FP32's was
+            seen to answer nonsense from then on (onnxruntime-openvino 1.24.1, one start in 20).
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
@@ -147,32 +151,52 @@ def onnx_forward(
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
+    threads = max(1, STREAMS // streams)
+    sessions = 1
     options: dict[str, str] = {}
     if provider == "OpenVINOExecutionProvider":
-        options = {"device_type": "CPU", "num_streams": str(streams)}
+        sessions = streams
+        options = {"device_type": "CPU", "num_streams": "1", "num_of_threads": str(threads)}
+        if sessions > 1:
+            # Pinned, the sessions would all sit on the first processors.
+            options["load_config"] = json.dumps({"CPU": {"ENABLE_CPU_PINNING": "NO"}})
         if cache is not None and _can_write(cache):
             options["cache_dir"] = str(cache)
     else:
-        settings.intra_op_num_threads = max(1, STREAMS // streams)
+        settings.intra_op_num_threads = threads
+    loaded = [_session(file, settings, provider, options) for _ in range(sessions)]
+    free: SimpleQueue[onnxruntime.InferenceSession] = SimpleQueue()
+    for i in range(streams):
+        free.put(loaded[i % sessions])
+
+    def forward(
+        batch: dict[str, NDArray[np.int64]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        session = free.get()
+        try:
+            start, end = session.run(["start_logits", "end_logits"], batch)
+        finally:
+            free.put(session)
+        return start, end
+
+    return forward
+
+
+def _session(
+    file: Path, settings: onnxruntime.SessionOptions, provider: str, options: dict[str, str]
+) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(
-            f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
+            f"{file.parent}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
         ) from None
     # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
     # other's.
     session.disable_fallback()
     if provider not in session.get_providers():
-        raise UserError(f"{folder}: {provider} cannot run model.onnx here (see above)")
-
-    def forward(
-        batch: dict[str, NDArray[np.int64]],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        start, end = session.run(["start_logits", "end_logits"], batch)
-        return start, end
-
-    return forward
+        raise UserError(f"{file.parent}: {provider} cannot run model.onnx here (see above)")
+    return session
 
 
 def _can_write(folder: Path) -> bool:
