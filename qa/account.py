@@ -14,7 +14,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from qa.contenders import Setting
-from qa.engine import STREAMS, Engine, onnx_forward
+from qa.engine import Engine, onnx_forward
 from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
 from qa.logits import BATCH_TOKENS
 from qa.squad import Example
@@ -38,9 +38,9 @@ def account(
         and `padding`, the share of the positions computed that are padding; `operators`, the
         shares of the time of one batch in the model.
     """
-    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", STREAMS)
+    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider")
     tokenizer = load_tokenizer(setting.int8)
-    engine = Engine(forward, tokenizer, setting.windows, setting.decoding, STREAMS)
+    engine = Engine(forward, tokenizer, setting.windows, setting.decoding)
     parts: dict[str, float] = {}
     with _timed(parts, "tokenization"):
         windows = make_windows(examples, engine.tokenizer, **engine.windows.model_dump())

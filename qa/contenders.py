@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,26 +104,13 @@ class Notebook:
 class Project:
     """This project: `stages/infer.py`, for a CSV and for one question."""
 
-    load: Callable[[int], Any]
-    """Gives an engine of so many streams; each is loaded when it is first asked for."""
-
-    @cached_property
-    def one(self) -> Any:
-        """For a question."""
-        return self.load(1)
-
-    @cached_property
-    def many(self) -> Any:
-        """For a table."""
-        from qa.engine import STREAMS
-
-        return self.load(STREAMS)
+    engine: Any
 
     def answer(self, question: str, context: str) -> str:
         """Answer one question."""
         from qa.squad import Example
 
-        text: str = self.one.answer([Example("", question, context)])[0].text
+        text: str = self.engine.answer([Example("", question, context)])[0].text
         return text
 
     def answer_table(self, table: Path, output: Path) -> None:
@@ -132,7 +118,7 @@ class Project:
         from qa.table import answer_table, check_table
 
         check_table(table, output)
-        answer_table(table, output, self.many.answer_chunks)
+        answer_table(table, output, self.engine.answer_chunks)
 
 
 def _row_by_row(contender: Contender, table: Path, output: Path) -> None:
@@ -191,12 +177,8 @@ def _project(folder: Path, provider: str, setting: Setting) -> Project:
     from qa.engine import MODEL_CACHE, Engine, onnx_forward
     from qa.features import load_tokenizer
 
-    def load(streams: int) -> Engine:
-        forward = onnx_forward(folder, provider, streams, MODEL_CACHE)
-        tokenizer = load_tokenizer(folder)
-        return Engine(forward, tokenizer, setting.windows, setting.decoding, streams)
-
-    return Project(load)
+    forward = onnx_forward(folder, provider, MODEL_CACHE)
+    return Project(Engine(forward, load_tokenizer(folder), setting.windows, setting.decoding))
 
 
 REFERENCE = "pipeline, torch FP32"

@@ -7,13 +7,11 @@ of CSV, metrics or training.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +26,6 @@ from qa.squad import Example
 
 if TYPE_CHECKING:
     from qa.params import Decoding, Windows
-
-STREAMS = len(os.sched_getaffinity(0))
-"""Batches that run at a time over a CSV: one for each processor that this process may use."""
 
 MODEL_CACHE = Path(".cache/openvino")
 """Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
@@ -47,16 +42,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Engine:
-    """A tokenizer and a forward pass, with the parameters of windows and decoding.
-
-    `streams` batches are on their way through the forward pass at a time.
-    """
+    """A tokenizer and a forward pass, with the parameters of windows and decoding."""
 
     forward: Forward
     tokenizer: Tokenizer
     windows: Windows
     decoding: Decoding
-    streams: int = 1
 
     def answer(
         self, examples: Sequence[Example], progress: Callable[[int], object] | None = None
@@ -101,7 +92,7 @@ class Engine:
     def _read_chunks(
         self, chunks: Iterable[Sequence[Example]], progress: Callable[[int], object] | None
     ) -> Iterator[Reading]:
-        executor = ThreadPoolExecutor(self.streams)
+        executor = ThreadPoolExecutor(1)  # batches one at a time, see onnx_forward
         running: tuple[Sequence[Example], PendingLogits] | None = None
         try:
             for examples in chunks:
@@ -125,18 +116,17 @@ def _finish(
     return Reading(examples, pending.windows, pending.result(progress))
 
 
-def onnx_forward(
-    folder: Path, provider: str, streams: int = 1, cache: Path | None = None
-) -> Forward:
+def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
+
+    One batch runs at a time, on all processors that this process may use. Two at a time are up to
+    a fifth faster on two of them; but where two threads first met a shape at the same moment, FP32
+    was seen to answer batches of it with nonsense from then on, whether they shared a session or
+    had one each (onnxruntime-openvino 1.24.1, one start in 15).
 
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
-        streams: batches that run at a time, from as many threads; the processors are divided
-            among them. On OpenVINO each has a session of its own: streams of one session share
-            packed weights, and where two of them first ran at the same moment, one of FP32's was
-            seen to answer nonsense from then on (onnxruntime-openvino 1.24.1, one start in 20).
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
@@ -151,52 +141,32 @@ def onnx_forward(
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
-    threads = max(1, STREAMS // streams)
-    sessions = 1
     options: dict[str, str] = {}
     if provider == "OpenVINOExecutionProvider":
-        sessions = streams
-        options = {"device_type": "CPU", "num_streams": "1", "num_of_threads": str(threads)}
-        if sessions > 1:
-            # Pinned, the sessions would all sit on the first processors.
-            options["load_config"] = json.dumps({"CPU": {"ENABLE_CPU_PINNING": "NO"}})
+        options = {"device_type": "CPU", "num_streams": "1"}
         if cache is not None and _can_write(cache):
             options["cache_dir"] = str(cache)
     else:
-        settings.intra_op_num_threads = threads
-    loaded = [_session(file, settings, provider, options) for _ in range(sessions)]
-    free: SimpleQueue[onnxruntime.InferenceSession] = SimpleQueue()
-    for i in range(streams):
-        free.put(loaded[i % sessions])
-
-    def forward(
-        batch: dict[str, NDArray[np.int64]],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        session = free.get()
-        try:
-            start, end = session.run(["start_logits", "end_logits"], batch)
-        finally:
-            free.put(session)
-        return start, end
-
-    return forward
-
-
-def _session(
-    file: Path, settings: onnxruntime.SessionOptions, provider: str, options: dict[str, str]
-) -> onnxruntime.InferenceSession:
+        settings.intra_op_num_threads = len(os.sched_getaffinity(0))
     try:
         session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(
-            f"{file.parent}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
+            f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
         ) from None
     # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
     # other's.
     session.disable_fallback()
     if provider not in session.get_providers():
-        raise UserError(f"{file.parent}: {provider} cannot run model.onnx here (see above)")
-    return session
+        raise UserError(f"{folder}: {provider} cannot run model.onnx here (see above)")
+
+    def forward(
+        batch: dict[str, NDArray[np.int64]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        start, end = session.run(["start_logits", "end_logits"], batch)
+        return start, end
+
+    return forward
 
 
 def _can_write(folder: Path) -> bool:

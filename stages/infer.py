@@ -29,15 +29,15 @@ def main() -> None:
     params = read_params()
     table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.engine import MODEL_CACHE, STREAMS, Engine, onnx_forward
+    from qa.engine import MODEL_CACHE, Engine, onnx_forward
     from qa.features import load_tokenizer
 
-    def engine(streams: int) -> Engine:
-        forward = onnx_forward(MODEL, params.infer.provider, streams, MODEL_CACHE)
-        return Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding, streams)
+    def load() -> Engine:
+        forward = onnx_forward(MODEL, params.infer.provider, MODEL_CACHE)
+        return Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding)
 
     if question:
-        print(engine(1).answer([Example("0", question, arguments.context)])[0].text)
+        print(load().answer([Example("0", question, arguments.context)])[0].text)
         return
 
     from tqdm import tqdm
@@ -45,9 +45,9 @@ def main() -> None:
     from qa.table import answer_table, check_table
 
     rows = check_table(table, output)  # before the model is loaded
-    many = engine(STREAMS)
+    engine = load()
     with tqdm(total=rows, desc=str(table), unit="row") as bar:
-        answer_table(table, output, lambda chunks: many.answer_chunks(chunks, bar.update))
+        answer_table(table, output, lambda chunks: engine.answer_chunks(chunks, bar.update))
     print(f"{output}: {rows} rows")
 
 

@@ -51,11 +51,11 @@ def test_answers_do_not_depend_on_the_batches(tiny_model: Path, tokenizer: Any) 
     assert many.answer([]) == []
 
 
-def test_chunks_come_back_in_order_from_several_streams(tiny_model: Path, tokenizer: Any) -> None:
+def test_chunks_come_back_in_order(tiny_model: Path, tokenizer: Any) -> None:
     model, _ = load_model(tiny_model, dropout=False)
     forward = torch_forward(model)
     alone = Engine(forward, tokenizer, WINDOWS, DECODING).answer(EXAMPLES)
-    engine = Engine(forward, tokenizer, WINDOWS, DECODING, streams=3)
+    engine = Engine(forward, tokenizer, WINDOWS, DECODING)
     taken: list[int] = []
     finished: list[int] = []
 
@@ -74,7 +74,7 @@ def test_chunks_come_back_in_order_from_several_streams(tiny_model: Path, tokeni
 
 def test_a_consumer_that_stops_stops_the_engine(tiny_model: Path, tokenizer: Any) -> None:
     model, _ = load_model(tiny_model, dropout=False)
-    engine = Engine(torch_forward(model), tokenizer, WINDOWS, DECODING, streams=2)
+    engine = Engine(torch_forward(model), tokenizer, WINDOWS, DECODING)
 
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
