@@ -6,7 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint real hard grid benchmark benchmark-large adapter lock clean
+.PHONY: repro test lint real hard grid benchmark benchmark-large remote push azurite azure-check \
+  adapter lock clean
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
@@ -66,6 +67,29 @@ benchmark-large: $(VENV)/installed
 	  -S train.epochs=0 -S train.distillation_weight=0 -S evaluate.max_f1_drop=100 \
 	  -S benchmark.rounds=2 -S benchmark.repeats=3 -S "benchmark.rows=[16]" -S benchmark.steps=0
 
+# The DVC remote: writes .dvc/config.local and checks that reading, writing and deleting work.
+CONTAINER ?= bert-qa
+
+remote: $(VENV)/installed
+	@$(IN_VENV) python scripts/remote.py --account "$(ACCOUNT)" --container "$(CONTAINER)"
+
+push: $(VENV)/installed
+	@$(IN_VENV) python scripts/push.py
+
+# Azure Storage on this machine, until Ctrl-C.
+azurite:
+	@azure/azurite.sh
+
+# azure/ as Azure's own software reads it: the CLI's parser on every az line, azure-ai-ml on the job.
+# A large install (0.8 GB), and so an environment of its own; needs no subscription.
+azure-check: .venv-az/installed
+	.venv-az/bin/python scripts/check_azure.py
+
+.venv-az/installed: azure/requirements.txt
+	python3 -m venv .venv-az
+	.venv-az/bin/pip install --disable-pip-version-check --quiet -r azure/requirements.txt
+	@touch $@
+
 # The LoRA adapter of the embedded model, kept in git under models/minilm-squad/.
 adapter: $(VENV)/installed
 	$(IN_VENV) python scripts/train_adapter.py --train $(TRAIN) --validation $(VALIDATION) \
@@ -84,4 +108,4 @@ lock: $(VENV)/installed
 	  $(addprefix --no-emit-package ,$(CUDA)) -o requirements.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-az

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,39 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+SMALL: dict[str, Any] = {
+    "dataset__max_train_examples": 48,
+    "dataset__max_validation_examples": 50,
+    "calibrate__examples": 16,
+    "train__batch_size": 8,
+    "train__max_steps": 4,
+    "train__save_steps": 1,
+    "train__logging_steps": 1,
+    "finetune__epochs": 1,
+    "finetune__max_steps": 4,
+    "finetune__batch_size": 8,
+    "finetune__save_steps": 1,
+    "finetune__logging_steps": 1,
+    "finetune__learning_rate": 1e-6,
+    "evaluate__max_f1_drop": 20.0,
+}
+STAGES = [
+    "download_dataset",
+    "download_model",
+    "finetune",
+    "calibrate",
+    "train",
+    "export",
+    "infer",
+    "evaluate",
+]
+
+
+def ran(output: str) -> list[str]:
+    """The stages that a `dvc repro` ran, or would run, in a fixed order."""
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +184,22 @@ def project(tmp_path: Path) -> Project:
     folder = tmp_path / "project"
     folder.mkdir()
     return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project after one `dvc repro`; tests may change params but not outputs."""
+    project = Project(tmp_path_factory.mktemp("pipeline"))
+    project.set(**SMALL)
+    output = project.check("dvc", "repro")
+    assert ran(output) == STAGES
+    project.commit("reproduced")
+    return project
+
+
+@pytest.fixture
+def unchanged(reproduced: Project) -> Iterator[Project]:
+    """The reproduced project; its params and lock are put back afterwards."""
+    yield reproduced
+    reproduced.git("checkout", "-q", "--", ".")
+    reproduced.check("dvc", "checkout", "-q", "-f")

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,58 +25,7 @@ from qa.contenders import CONTENDERS, Setting
 from qa.params import read_params
 from qa.squad import Span, read_examples, write_examples
 from qa.workers import Worker
-from tests.conftest import ROOT, Project
-
-SMALL: dict[str, Any] = {
-    "dataset__max_train_examples": 48,
-    "dataset__max_validation_examples": 50,
-    "calibrate__examples": 16,
-    "train__batch_size": 8,
-    "train__max_steps": 4,
-    "train__save_steps": 1,
-    "train__logging_steps": 1,
-    "finetune__epochs": 1,
-    "finetune__max_steps": 4,
-    "finetune__batch_size": 8,
-    "finetune__save_steps": 1,
-    "finetune__logging_steps": 1,
-    "finetune__learning_rate": 1e-6,
-    "evaluate__max_f1_drop": 20.0,
-}
-STAGES = [
-    "download_dataset",
-    "download_model",
-    "finetune",
-    "calibrate",
-    "train",
-    "export",
-    "infer",
-    "evaluate",
-]
-
-
-def ran(output: str) -> list[str]:
-    """The stages that a `dvc repro` ran, or would run, in a fixed order."""
-    return [name for name in STAGES if f"Running stage '{name}'" in output]
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project after one `dvc repro`; tests may change params but not outputs."""
-    project = Project(tmp_path_factory.mktemp("pipeline"))
-    project.set(**SMALL)
-    output = project.check("dvc", "repro")
-    assert ran(output) == STAGES
-    project.commit("reproduced")
-    return project
-
-
-@pytest.fixture
-def unchanged(reproduced: Project) -> Iterator[Project]:
-    """The reproduced project; its params and lock are put back afterwards."""
-    yield reproduced
-    reproduced.git("checkout", "-q", "--", ".")
-    reproduced.check("dvc", "checkout", "-q", "-f")
+from tests.conftest import ROOT, STAGES, Project, ran
 
 
 def test_every_row_of_the_input_is_answered(reproduced: Project) -> None:

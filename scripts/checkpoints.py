@@ -1,0 +1,131 @@
+"""Unfinished training, mirrored to the container of the DVC remote: for VMs that can be taken away.
+
+python scripts/checkpoints.py watch      every 30 s, and once more when it is told to end
+python scripts/checkpoints.py restore    fetches the newest checkpoint of every run
+A checkpoint is whole when it has trainer_state.json, which is written, and sent, last.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from azure.storage.blob import ContainerClient
+from dvc.repo import Repo
+
+from qa.errors import UserError, run
+from qa.outputs import whole_file, whole_folder
+from qa.storage import one_line, open_container
+
+CHECKPOINTS = Path("models/checkpoints")
+PREFIX = "checkpoints/"
+INTERVAL = 30.0  # seconds
+LAST = "trainer_state.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Mirror checkpoints to the container.")
+    parser.add_argument("what", choices=["watch", "restore"])
+    what = parser.parse_args().what
+    with Repo() as repo:
+        remote = repo.config["remote"]["azure"]
+    container = remote["url"].removeprefix("azure://").partition("/")[0]
+    client = open_container(remote.get("account_name"), container)
+    if what == "restore":
+        with one_line(client, "read from"):
+            print(f"{restore(client)} checkpoints restored")
+    else:
+        watch(client)
+
+
+def watch(client: ContainerClient) -> None:
+    """Mirror until SIGTERM or SIGINT, then once more."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    ours: set[str] = set()
+    last = False
+    while not last:
+        last = ended.is_set()
+        try:
+            with one_line(client, "write to"):
+                mirror(client, ours)
+        except UserError as error:  # the network may come back before the next checkpoint
+            print(f"checkpoints not mirrored: {error}", file=sys.stderr, flush=True)
+        if not last:
+            ended.wait(INTERVAL)
+
+
+def mirror(client: ContainerClient, ours: set[str]) -> None:
+    """Send what the container lacks, then remove what is gone here.
+
+    Args:
+        ours: runs that this process has sent something of, `train/1a2b`; added to. Blobs of others
+            are left alone: another machine may be training into the same container.
+    """
+    there = {blob.name: blob.size for blob in client.list_blobs(name_starts_with=PREFIX)}
+    here: set[str] = set()
+    for run_folder in sorted(CHECKPOINTS.glob("*/*")):
+        name = run_folder.relative_to(CHECKPOINTS).as_posix()
+        for file in _whole_files(run_folder):
+            blob = f"{PREFIX}{name}/{file.relative_to(run_folder).as_posix()}"
+            here.add(blob)
+            try:
+                if there.get(blob) != file.stat().st_size:
+                    with file.open("rb") as content:
+                        client.upload_blob(blob, content, overwrite=True)
+                    ours.add(name)
+            except FileNotFoundError:  # the Trainer keeps only the newest
+                break
+    for blob in there:
+        name = "/".join(blob.removeprefix(PREFIX).split("/")[:2])
+        if name in ours and blob not in here:
+            client.delete_blob(blob)
+
+
+def _whole_files(run_folder: Path) -> list[Path]:
+    """The files to send, in the order to send them."""
+    files = sorted(run_folder.glob("*.npy"))
+    for state in sorted(run_folder.glob(f"trainer/checkpoint-*/{LAST}")):
+        files += sorted(file for file in state.parent.iterdir() if file.name != LAST)
+        files.append(state)
+    return files
+
+
+def restore(client: ContainerClient) -> int:
+    """Fetch the newest whole checkpoint of every run that has none here; how many there were."""
+    names = {blob.name.removeprefix(PREFIX) for blob in client.list_blobs(PREFIX)}
+    newest: dict[str, Path] = {}
+    for path in (Path(name).parent for name in names if name.endswith(f"/{LAST}")):
+        run_name = path.parent.parent.as_posix()
+        if run_name not in newest or _step(path) > _step(newest[run_name]):
+            newest[run_name] = path
+    restored = 0
+    for run_name, checkpoint in sorted(newest.items()):
+        if list((CHECKPOINTS / run_name).glob(f"trainer/checkpoint-*/{LAST}")):
+            continue
+        (CHECKPOINTS / checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(CHECKPOINTS / checkpoint) as partial:
+            for name in sorted(n for n in names if Path(n).parent == checkpoint):
+                _download(client, name, partial / Path(name).name)
+        for name in sorted(n for n in names if Path(n).parent.as_posix() == run_name):
+            with whole_file(CHECKPOINTS / name) as partial:
+                _download(client, name, partial)
+        restored += 1
+    return restored
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _download(client: ContainerClient, name: str, file: Path) -> None:
+    with file.open("wb") as out:
+        client.download_blob(PREFIX + name).readinto(out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,286 @@
+"""The Azure Blob remote, against Azurite: set up, pushed to, pulled from, and what goes wrong.
+
+The pipeline's one reproduced copy is pushed; clones of it without a cache pull.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+
+from tests.conftest import ROOT, Project, ran
+
+TIMEOUT = 20
+"""Seconds in which the check of a remote has to say what is wrong."""
+
+
+class Azurite:
+    """Azurite on a free port of loopback, with a key of its own."""
+
+    def __init__(self, data: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.data = data
+        self.start()
+
+    def start(self) -> None:
+        """Start it, on the same data and port as before, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [ROOT / "azure/azurite.sh", str(self.port)],
+            env={**os.environ, "AZURITE_DATA": str(self.data)},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.match(r"export AZURE_STORAGE_CONNECTION_STRING='(.*)'", line):
+                self.connection_string = found[1]
+            if "successfully listens" in line:
+                return
+        raise AssertionError("Azurite did not start")
+
+    def kill(self) -> None:
+        """End it as a machine that loses power does."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def part(self, name: str) -> str:
+        """One part of the connection string."""
+        return dict(part.split("=", 1) for part in self.connection_string.split(";") if part)[name]
+
+    def sas(self, permission: AccountSasPermissions) -> str:
+        """A connection string that may do so much with blobs, and nothing with containers."""
+        token = generate_account_sas(
+            "local",
+            self.part("AccountKey"),
+            ResourceTypes(object=True),
+            permission,
+            datetime.now(timezone.utc) + timedelta(hours=1),
+        )
+        return f"BlobEndpoint={self.part('BlobEndpoint')};SharedAccessSignature={token}"
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    if shutil.which("npm") is None:
+        pytest.skip("no npm to install Azurite with")
+    started = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def cloud(project: Project, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A fresh copy of the project whose commands see Azurite's connection string."""
+    project.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+    yield project
+
+
+def clone(project: Project, folder: Path, azurite: Azurite) -> Project:
+    """A git clone, without cache, outputs or .dvc/config.local."""
+    subprocess.run(["git", "clone", "-q", project.folder, folder], check=True)
+    copy = Project.__new__(Project)
+    copy.folder = folder
+    copy.env = {**project.env, "AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+    return copy
+
+
+def test_the_remote_is_set_up_and_found_again(cloud: Project) -> None:
+    setup = ("python", "scripts/remote.py", "--container", "set-up", "--account", "local")
+    assert "container set-up of local made: read, write and delete work" in cloud.check(*setup)
+    assert "container set-up of local found" in cloud.check(*setup)
+    local = (cloud.folder / ".dvc/config.local").read_text(encoding="utf-8")
+    assert "url = azure://set-up/dvc" in local
+    assert "account_name = local" in local
+    assert "Key" not in local
+    assert cloud.git("status", "--porcelain") == ""
+
+
+def failure(project: Project, *arguments: str) -> str:
+    done = project.run("python", "scripts/remote.py", *arguments, timeout=TIMEOUT)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (project.folder / ".dvc/config.local").exists()
+    return str(done.stderr)
+
+
+def test_each_failure_of_the_remote_has_its_line(cloud: Project, azurite: Azurite) -> None:
+    env, whole = cloud.env, azurite.connection_string
+    name = "AZURE_STORAGE_CONNECTION_STRING"
+
+    assert "wrong account: ACCOUNT is other" in failure(cloud, "--account", "other")
+    env[name] = whole.replace("=local;", "=other;").replace("/local", "/other")
+    assert "wrong account: other" in failure(cloud)
+
+    write = AccountSasPermissions(read=True, write=True, create=True, delete=True)
+    env[name] = azurite.sas(write)
+    assert "no such container: missing in " in failure(cloud, "--container", "missing")
+
+    env[name] = whole
+    cloud.check("python", "scripts/remote.py", "--container", "there")
+    (cloud.folder / ".dvc/config.local").unlink()
+    env[name] = azurite.sas(AccountSasPermissions(read=True))
+    assert "no permission to write to container there" in failure(cloud, "--container", "there")
+    env[name] = azurite.sas(AccountSasPermissions(write=True, create=True))
+    assert "no permission to read from container there" in failure(cloud, "--container", "there")
+    env[name] = azurite.sas(AccountSasPermissions(read=True, write=True, create=True))
+    assert "no permission to delete from container there" in failure(cloud, "--container", "there")
+
+    env[name] = whole.replace(azurite.part("AccountKey"), "d3Jvbmc=")
+    # Azure says AuthenticationFailed and gets a line of its own; Azurite does not tell it apart.
+    assert "no permission to write to container bert-qa of local (Auth" in failure(cloud)
+    env[name] = "nonsense"
+    assert f"{name}: " in failure(cloud)
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        env[name] = whole.replace(f":{azurite.port}/", f":{closed.getsockname()[1]}/")
+        assert "unreachable: 127.0.0.1:" in failure(cloud)
+
+    del env[name]
+    assert "no storage account: " in failure(cloud)
+    env["PATH"] = str(Path(env["PATH"].split(os.pathsep)[0]))  # no `az` there
+    assert "no credentials: " in failure(cloud, "--account", "nobody")
+
+
+def test_a_clone_pulls_the_model_alone_and_answers_alike(
+    reproduced: Project, azurite: Azurite, tmp_path: Path
+) -> None:
+    reproduced.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+    reproduced.check("python", "scripts/remote.py")
+    assert "files pushed" in reproduced.check("python", "scripts/push.py")
+    assert "everything is in the remote" in reproduced.check("python", "scripts/push.py")
+
+    consumer = clone(reproduced, tmp_path / "consumer", azurite)
+    consumer.check("dvc", "pull", "models/onnx/int8")
+    assert not (consumer.folder / "models/base").exists()
+    consumer.check("python", "stages/infer.py")
+    answers = Path("data/output.csv")
+    assert (consumer.folder / answers).read_bytes() == (reproduced.folder / answers).read_bytes()
+
+
+def test_a_second_machine_runs_no_stage(
+    reproduced: Project, azurite: Azurite, tmp_path: Path
+) -> None:
+    reproduced.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+    reproduced.check("python", "scripts/remote.py")
+    reproduced.check("python", "scripts/push.py")
+    pulled = clone(reproduced, tmp_path / "pulled", azurite)
+    pulled.check("dvc", "pull", "--run-cache")
+    assert ran(pulled.check("dvc", "repro")) == []
+    assert pulled.git("status", "--porcelain") == ""
+    lazy = clone(reproduced, tmp_path / "lazy", azurite)
+    assert ran(lazy.check("dvc", "repro", "--pull")) == []
+    assert (lazy.folder / "models/onnx/int8/model.onnx").is_file()
+
+
+def test_a_push_cut_off_says_so_and_completes_later(cloud: Project, tmp_path: Path) -> None:
+    server = Azurite(tmp_path / "azurite")
+    try:
+        cloud.env["AZURE_STORAGE_CONNECTION_STRING"] = server.connection_string
+        cloud.check("python", "scripts/remote.py")
+        folder = cloud.folder / "models/big"
+        folder.mkdir()
+        for i in range(200):
+            (folder / str(i)).write_bytes(os.urandom(500_000))
+        cloud.check("dvc", "add", "-q", "models/big")
+        database = server.data / "__azurite_db_blob__.json"  # saved every few seconds
+        while not database.is_file() or '"bert-qa"' not in database.read_text(encoding="utf-8"):
+            time.sleep(0.1)
+        process = subprocess.Popen(
+            ["python", "scripts/push.py"],
+            cwd=cloud.folder,
+            env=cloud.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        blobs = server.data / "__blobstorage__"
+        while sum(file.stat().st_size for file in blobs.glob("*")) < 10_000_000:
+            assert process.poll() is None, "pushed before it could be cut off"
+            time.sleep(0.02)
+        server.kill()
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "push cut off" in errors.splitlines()[-1]
+        assert "Traceback" not in output + errors
+        server.start()
+        assert "files pushed" in cloud.check("python", "scripts/push.py")
+        shutil.rmtree(cloud.folder / ".dvc/cache")
+        shutil.rmtree(folder)
+        cloud.check("dvc", "pull", "models/big.dvc")
+        assert len(list(folder.iterdir())) == 200
+    finally:
+        server.kill()
+
+
+def test_checkpoints_travel_whole_and_others_are_left_alone(
+    cloud: Project, azurite: Azurite
+) -> None:
+    cloud.check("python", "scripts/remote.py", "--container", "checkpoints")
+    run_folder = cloud.folder / "models/checkpoints/train/0123"
+    for step, files in {
+        20: ["model.safetensors", "trainer_state.json"],
+        40: ["optimizer.pt"],
+    }.items():
+        folder = run_folder / f"trainer/checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for name in files:
+            (folder / name).write_text(f"{step} {name}", encoding="utf-8")
+    (run_folder / "teacher.npy").write_bytes(b"teacher")
+
+    def mirror() -> None:
+        watch = subprocess.Popen(
+            ["python", "scripts/checkpoints.py", "watch"], cwd=cloud.folder, env=cloud.env
+        )
+        time.sleep(5)
+        watch.send_signal(signal.SIGTERM)
+        assert watch.wait(timeout=60) == 0
+
+    mirror()
+    shutil.rmtree(cloud.folder / "models/checkpoints")
+    mirror()  # of another machine, which knows nothing of that run
+    assert "1 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
+    files = sorted(str(f.relative_to(run_folder)) for f in run_folder.rglob("*") if f.is_file())
+    assert files == [
+        "teacher.npy",
+        "trainer/checkpoint-20/model.safetensors",
+        "trainer/checkpoint-20/trainer_state.json",
+    ]
+    assert "0 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
+
+
+def test_git_holds_no_key_and_no_account() -> None:
+    log = subprocess.run(
+        ["git", "log", "-p", "--all", "--no-color"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.decode(errors="replace")
+    assert log
+    secret = re.compile(
+        r"AccountKey=[A-Za-z0-9+/]{8}|[?&]sig=[A-Za-z0-9%]{8}|[A-Za-z0-9+/]{86}==|SharedAccessSignature=sv"
+    )
+    integrity = re.compile(r'"integrity": "sha512-')  # of npm packages
+    found = [
+        line for line in log.splitlines() if secret.search(line) and not integrity.search(line)
+    ]
+    assert found == []
+    config = (ROOT / ".dvc/config").read_text(encoding="utf-8")
+    assert "account" not in config
