@@ -275,7 +275,8 @@ def test_git_holds_no_key_and_no_account() -> None:
     ).stdout.decode(errors="replace")
     assert log
     secret = re.compile(
-        r"AccountKey=[A-Za-z0-9+/]{8}|[?&]sig=[A-Za-z0-9%]{8}|[A-Za-z0-9+/]{86}==|SharedAccessSignature=sv"
+        r"AccountKey=[A-Za-z0-9+/]{8}|[?&]sig=[A-Za-z0-9%]{8}|[A-Za-z0-9+/]{86}=="
+        r"|SharedAccessSignature=sv=\d"
     )
     integrity = re.compile(r'"integrity": "sha512-')  # of npm packages
     found = [
