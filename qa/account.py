@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from qa.contenders import Setting
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine, int8_precision, onnx_forward
 from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
 from qa.logits import BATCH_TOKENS
 from qa.squad import Example
@@ -38,7 +36,7 @@ def account(
         and `padding`, the share of the positions computed that are padding; `operators`, the
         shares of the time of one batch in the model.
     """
-    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider")
+    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", int8_precision())
     tokenizer = load_tokenizer(setting.int8)
     engine = Engine(forward, tokenizer, setting.windows, setting.decoding)
     parts: dict[str, float] = {}
@@ -83,7 +81,9 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
     inputs = pad([windows[i] for i in batch], pad_token_id)
     request = (
         openvino.Core()
-        .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
+        .compile_model(
+            model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": int8_precision()}
+        )
         .create_infer_request()
     )
     seconds: dict[str, float] = {}
@@ -154,15 +154,3 @@ def operations(
     linear = 2 * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
     attention = 4 * hidden_size  # times the length: the two products of a token with all others
     return float(sum(layers * n * (linear + attention * n) for n in lengths))
-
-
-def machine() -> str:
-    """The processor's name and how many cores this process may use."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"

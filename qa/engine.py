@@ -7,12 +7,13 @@ of CSV, metrics or training.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnxruntime
@@ -21,11 +22,15 @@ from numpy.typing import NDArray
 from qa.errors import UserError, first_sentence
 from qa.features import Tokenizer, Window, make_windows
 from qa.logits import Forward, Logits, PendingLogits
+from qa.processor import cores, has_bf16
 from qa.spans import Answer, best_answers
 from qa.squad import Example
 
 if TYPE_CHECKING:
     from qa.params import Decoding, Windows
+
+Precision = Literal["f32", "bf16"]
+"""OpenVINO's names."""
 
 MODEL_CACHE = Path(".cache/openvino")
 """Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
@@ -116,7 +121,18 @@ def _finish(
     return Reading(examples, pending.windows, pending.result(progress))
 
 
-def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forward:
+def int8_precision() -> Precision:
+    """What an INT8 model computes in between its INT8 products: BF16 where the processor has it.
+
+    That is for soft-max, attention and normalization. FP32 models stay in FP32: given BF16, the
+    provider answers them with nonsense (onnxruntime-openvino 1.24.1).
+    """
+    return "bf16" if has_bf16() else "f32"
+
+
+def onnx_forward(
+    folder: Path, provider: str, precision: Precision = "f32", cache: Path | None = None
+) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
 
     One batch runs at a time, on all processors that this process may use. Two at a time are up to
@@ -127,6 +143,8 @@ def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forw
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
+        precision: what OpenVINO computes in where the model is not INT8; ONNX Runtime's own
+            provider computes in FP32.
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
@@ -143,11 +161,12 @@ def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forw
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
     options: dict[str, str] = {}
     if provider == "OpenVINOExecutionProvider":
-        options = {"device_type": "CPU", "num_streams": "1"}
+        hints = {"CPU": {"INFERENCE_PRECISION_HINT": precision}}
+        options = {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
         if cache is not None and _can_write(cache):
             options["cache_dir"] = str(cache)
     else:
-        settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+        settings.intra_op_num_threads = cores()
     try:
         session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
     except Exception as error:  # ONNX Runtime's errors have no common type

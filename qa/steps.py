@@ -17,8 +17,8 @@ import torch
 from qa.account import four_digits
 from qa.checkpoints import load_model
 from qa.features import Window, pad
+from qa.processor import has_bf16
 from qa.quantization import fast_quantizers, load_quantized
-from qa.training import cpu_has_bf16
 
 BATCH_SIZE = 16
 LENGTH = 192
@@ -60,7 +60,7 @@ def step_seconds(
             model.train()
             learned = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(learned, lr=1e-6)
-            for precision in ("FP32", "BF16") if cpu_has_bf16() else ("FP32",):
+            for precision in ("FP32", "BF16") if has_bf16() else ("FP32",):
 
                 def step(
                     model: torch.nn.Module = model,

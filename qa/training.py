@@ -41,6 +41,7 @@ from qa.features import Window, pad
 from qa.logits import Logits, run_windows
 from qa.outputs import hash_file, whole_file
 from qa.params import Finetune, Train
+from qa.processor import has_bf16
 from qa.squad import Example
 
 CHECKPOINTS = Path("models/checkpoints")
@@ -89,13 +90,7 @@ def can_bf16() -> bool:
     """Whether the device that trains multiplies in BF16."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return cpu_has_bf16()
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies in BF16."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return has_bf16()
 
 
 def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:

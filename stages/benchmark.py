@@ -21,12 +21,13 @@ ONNX_FP32, ONNX_INT8 = Path("models/onnx/fp32"), Path("models/onnx/int8")
 def main() -> None:
     import pandas as pd
 
-    from qa.account import account, machine
+    from qa.account import account
     from qa.benchmark import compare, growth, summary
     from qa.contenders import PROJECT_INT8, Setting, quantize_with_optimum_intel
     from qa.features import load_tokenizer, make_windows
     from qa.outputs import whole_file, write_json
     from qa.plot import draw
+    from qa.processor import machine
     from qa.squad import read_examples, subset
     from qa.steps import step_seconds
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine, int8_precision, onnx_forward
 from qa.errors import UserError, run
 from qa.evaluation import check_answerable, compare, evaluate, f1_by_question_word, summary
 from qa.features import load_tokenizer
@@ -28,7 +28,8 @@ def main() -> None:
     check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
-        forward = onnx_forward(folder, params.evaluate.provider)
+        precision = "f32" if name == "fp32" else int8_precision()
+        forward = onnx_forward(folder, params.evaluate.provider, precision)
         engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
         with tqdm(total=len(examples), desc=name, unit="question") as bar:
             results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)

@@ -29,11 +29,11 @@ def main() -> None:
     params = read_params()
     table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.engine import MODEL_CACHE, Engine, onnx_forward
+    from qa.engine import MODEL_CACHE, Engine, int8_precision, onnx_forward
     from qa.features import load_tokenizer
 
     def load() -> Engine:
-        forward = onnx_forward(MODEL, params.infer.provider, MODEL_CACHE)
+        forward = onnx_forward(MODEL, params.infer.provider, int8_precision(), MODEL_CACHE)
         return Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding)
 
     if question:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from qa.account import machine, operations
+from qa.account import operations
 from qa.benchmark import (
     Figures,
     questions_of,
@@ -20,6 +20,7 @@ from qa.benchmark import (
 from qa.contenders import CONTENDERS, REFERENCE
 from qa.errors import UserError
 from qa.plot import draw
+from qa.processor import machine
 from qa.squad import Example, Span, read_squad_json
 from tests.conftest import ROOT
 

@@ -190,14 +190,14 @@ def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
 
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    monkeypatch.setattr("qa.training.has_bf16", lambda: False)
     auto, bf16, fp32 = (
         PARAMS.model_copy(update={"precision": name}) for name in ("auto", "bf16", "fp32")
     )
     assert not use_bf16(auto)
     with pytest.raises(UserError, match=r"finetune\.precision: found 'bf16'.* set fp32 or auto"):
         use_bf16(bf16)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr("qa.training.has_bf16", lambda: True)
     assert use_bf16(auto)
     assert use_bf16(bf16)
     assert not use_bf16(fp32)
