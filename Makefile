@@ -40,7 +40,7 @@ real: $(VENV)/installed
 # What is hardest on calibration: symmetric activations, outliers left as they are.
 hard: $(VENV)/installed
 	$(IN_VENV) dvc exp run --name hard-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
-	  -S calibrate.preset=performance -S calibrate.smooth_quant_alpha=0.5 \
+	  -S calibrate.preset=performance -S calibrate.quantize_attention=true -S calibrate.smooth_quant_alpha=0.5 \
 	  -S calibrate.split_channels=0 -S train.learning_rate=5e-5 -S evaluate.max_f1_drop=100
 
 # What the recipe's parameters do: calibration alone, then training.

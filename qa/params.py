@@ -96,6 +96,7 @@ class Calibrate(_Section):
     examples: Count
     seed: Seed
     preset: Literal["mixed", "performance"]
+    quantize_attention: bool
     split_channels: Annotated[int, Field(ge=0)]
     smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
     overflow_fix: Literal["enable", "first_layer_only", "disable"]

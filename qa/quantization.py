@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ from qa.features import Window, pad
 from qa.params import Calibrate
 
 nncf.set_log_level(logging.ERROR)
+# NNCF builds its CPU kernels at first use and gives up after a minute, which a busy machine needs.
+os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "600")
 
 QUANTIZATION_FILE = "nncf.json"
 
@@ -43,8 +46,10 @@ def calibrate(
 
     Weights are quantized per channel and symmetrically; `params.preset` says whether activations
     are symmetric too (`performance`) or not (`mixed`). NNCF's TRANSFORMER model type keeps
-    soft-max, layer normalization and GELU in floating point. SmoothQuant moves the outliers of
-    activations into the weights first (Xiao et al., 2022); an alpha of -1 leaves it out.
+    soft-max, layer normalization and GELU in floating point; the two products of attention, which
+    hold no weights, stay there too unless `params.quantize_attention`. SmoothQuant moves the
+    outliers of activations into the weights first (Xiao et al., 2022); an alpha of -1 leaves it
+    out.
 
     Args:
         windows: calibration set, one forward pass each.
@@ -62,6 +67,11 @@ def calibrate(
         preset=nncf.QuantizationPreset(params.preset),
         subset_size=len(items),
         model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(
+            # The products of attention; layers with weights are of type "linear".
+            types=[] if params.quantize_attention else ["matmul"],
+            validate=False,
+        ),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix(params.overflow_fix),
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),

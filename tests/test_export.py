@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from nncf.torch.function_hook import get_hook_storage
 from onnx import numpy_helper
 
 from qa.checkpoints import load_model, torch_forward
@@ -39,6 +40,7 @@ CALIBRATE = Calibrate(
     examples=8,
     seed=0,
     preset="mixed",
+    quantize_attention=True,
     split_channels=0,
     smooth_quant_alpha=0.95,
     overflow_fix="disable",
@@ -116,6 +118,24 @@ def test_fast_quantizers_compute_the_same_and_give_place(
     assert scales
     assert min(scales) > 1
     assert all(parameter.requires_grad for parameter in model.bert.embeddings.parameters())
+
+
+def test_attention_is_left_in_floating_point_unless_asked_for(
+    tiny_model: Path, quantized: Path, windows: list[Window]
+) -> None:
+    """Two products a layer, which lose their quantizers; those of the linear layers stay."""
+
+    def quantizers(model: Any) -> set[str]:
+        names = (*get_hook_storage(model).pre_hooks, *get_hook_storage(model).post_hooks)
+        return {name for name in names if "/" in name}
+
+    everywhere = quantizers(load_quantized(quantized))
+    model, _ = load_model(tiny_model, dropout=False)
+    params = CALIBRATE.model_copy(update={"quantize_attention": False})
+    linear = quantizers(calibrate(model, windows[:8], 0, params))
+    assert linear < everywhere
+    assert any("query/linear" in name for name in linear)
+    assert len(everywhere - linear) >= 2 * model.config.num_hidden_layers
 
 
 def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_own_model_and_data_go_all_the_way(
         "calibrate__examples": 8,
         "calibrate__preset": "performance",
         "calibrate__overflow_fix": "enable",
+        "calibrate__quantize_attention": True,
         "calibrate__smooth_quant_alpha": -1,
         "train__distillation_weight": 0.0,
         "evaluate__max_f1_drop": 100.0,
