@@ -22,13 +22,16 @@ from dvc.repo import Repo
 from qa.errors import UserError, first_sentence
 from qa.storage import open_container
 
+REMOTE = "azure"
+"""Its name in .dvc/config."""
+
 AGAIN = "what arrived stays; run the same command again"
 MISSES = 5
 """Unanswered calls, three seconds apart, after which the remote is taken for gone."""
 
 
 def push(repo: Repo) -> int:
-    """Push what the workspace's stages made, and the run cache, to the remote `azure`.
+    """Push what the workspace's stages made, and the run cache, to the remote.
 
     Ends the whole process, with a line and status 1, when the remote stops answering.
 
@@ -39,7 +42,7 @@ def push(repo: Repo) -> int:
         UserError: no credentials, or not all files arrived.
     """
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
-    remote = repo.config["remote"]["azure"]
+    remote = repo.config["remote"][REMOTE]
     container = remote["url"].removeprefix("azure://").partition("/")[0]
     client = open_container(remote.get("account_name"), container)
     with _watched(client.url):

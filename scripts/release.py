@@ -20,7 +20,7 @@ from qa.errors import UserError, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
 from qa.registry import ARTIFACT, EVALUATION, check_version, register
-from qa.remote import push
+from qa.remote import REMOTE, push
 
 
 def main() -> None:
@@ -34,12 +34,10 @@ def main() -> None:
         _check_reproduced(repo)
         pushed = push(repo)
         tag = register(repo.scm, version)
-        account = repo.config["remote"]["azure"].get("account_name")
-        option = f" --remote-config account_name={account}" if account else ""
         print(f"{tag} made, {pushed} files pushed")
         print(f"publish it:  git push origin {tag}")
-        url = _origin(repo.scm)
-        print(f"fetch it:    dvc artifacts get {url} {ARTIFACT} --rev v{version}{option}")
+        where = f"{_origin(repo.scm)} {ARTIFACT} --rev v{version}{_remote_options(repo)}"
+        print(f"fetch it:    dvc artifacts get {where}")
 
 
 def _check_clean(scm: Git) -> None:
@@ -77,6 +75,18 @@ def _origin(scm: Git) -> str:
     except InvalidRemote:
         return "URL"
     return str(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+
+
+def _remote_options(repo: Repo) -> str:
+    """What git does not say of the remote: others have no .dvc/config.local."""
+    known = repo.config.read("repo")["remote"][REMOTE]
+    settings = repo.config["remote"][REMOTE]
+    told = [
+        f"{key}={settings[key]}"
+        for key in ("account_name", "url")
+        if settings.get(key) != known.get(key)
+    ]
+    return f" --remote-config {' '.join(told)}" if told else ""
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def released(
     folder = tmp_path_factory.mktemp("release")
     project = clone(retrained.project, folder / "project", azurite)
     project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
-    project.check("python", "scripts/remote.py")
+    setup = ("python", "scripts/remote.py", "--account", "local", "--container", "released")
+    project.check(*setup)
     made = Released(project, f"file://{folder}/public.git", [], {}, {})
 
     def release(version: str) -> None:
@@ -99,7 +100,10 @@ def test_a_release_says_how_to_publish_and_fetch_it(released: Released) -> None:
         made, publish, fetch = printed.splitlines()[-3:]
         assert made.startswith(f"{tag} made, ")
         assert publish == f"publish it:  git push origin {tag}"
-        assert fetch == f"fetch it:    dvc artifacts get {origin} bert-qa-int8 --rev {version}"
+        assert fetch == (
+            f"fetch it:    dvc artifacts get {origin} bert-qa-int8 --rev {version}"
+            " --remote-config account_name=local url=azure://released/dvc"
+        )
 
 
 def test_versions_are_listed_with_their_metrics(released: Released, tmp_path: Path) -> None:
@@ -132,10 +136,12 @@ def test_each_version_is_fetched_by_a_url_and_answers(
     read_only = azurite.sas(AccountSasPermissions(read=True))
     consumer = clone(released.project, tmp_path / "clone", azurite)
     consumer.env["AZURE_STORAGE_CONNECTION_STRING"] = read_only
-    for version in VERSIONS:
+    origin = released.project.git("remote", "get-url", "origin").strip()
+    for version, printed in zip(VERSIONS, released.printed, strict=True):
         consumer.folder = tmp_path / version
         consumer.folder.mkdir()
-        consumer.check("dvc", "artifacts", "get", released.url, "bert-qa-int8", "--rev", version)
+        command = printed.splitlines()[-1].removeprefix("fetch it:")
+        consumer.check(*command.replace(origin, released.url).split())
         model = consumer.folder / "bert-qa-int8"
         assert {file.name: file.read_bytes() for file in model.iterdir()} == released.files[version]
 
@@ -154,7 +160,8 @@ def test_a_version_is_a_revision_for_dvc_get(
     consumer = Project.__new__(Project)
     consumer.folder, consumer.env = tmp_path, released.project.env
     tag = f"bert-qa-int8@{VERSIONS[0]}"
-    consumer.check("dvc", "get", released.url, f"{PACKAGE}/README.md", "--rev", tag)
+    arguments = (released.url, f"{PACKAGE}/README.md", "--rev", tag)
+    consumer.check("dvc", "get", *arguments, "--remote-config", "url=azure://released/dvc")
     assert (tmp_path / "README.md").read_bytes() == released.files[VERSIONS[0]]["README.md"]
 
 
@@ -207,13 +214,13 @@ def test_a_push_that_fails_leaves_no_tag(unreleased: Project, azurite: Azurite) 
     whole = unreleased.env["AZURE_STORAGE_CONNECTION_STRING"]
     read_only = azurite.sas(AccountSasPermissions(read=True))
     unreleased.env["AZURE_STORAGE_CONNECTION_STRING"] = read_only
-    unreleased.check("dvc", "remote", "modify", "--local", "azure", "url", "azure://bert-qa/other")
+    unreleased.check("dvc", "remote", "modify", "--local", "azure", "url", "azure://released/other")
     try:
         done = unreleased.run("python", "scripts/release.py", "1.2.0")
     finally:
         unreleased.env["AZURE_STORAGE_CONNECTION_STRING"] = whole
         unreleased.check(
-            "dvc", "remote", "modify", "--local", "azure", "url", "azure://bert-qa/dvc"
+            "dvc", "remote", "modify", "--local", "azure", "url", "azure://released/dvc"
         )
     assert done.returncode == 1
     assert done.stdout == ""
