@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from dvc.exceptions import DvcException, UploadError
 from dvc.repo import Repo
 
 from qa.errors import UserError, first_sentence
-from qa.storage import open_container
+from qa.storage import one_line, open_container
 
 REMOTE = "azure"
 """Its name in .dvc/config."""
@@ -39,13 +40,14 @@ def push(repo: Repo) -> int:
         How many files of outputs were not there yet.
 
     Raises:
-        UserError: no credentials, or not all files arrived.
+        UserError: no credentials, no permission, or not all files arrived.
     """
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
+    warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
     remote = repo.config["remote"][REMOTE]
     container = remote["url"].removeprefix("azure://").partition("/")[0]
     client = open_container(remote.get("account_name"), container)
-    with _watched(client.url):
+    with _watched(client.url), one_line(client, "write to"):
         try:
             repo.stage_cache.push(None)  # apart: it sends all of it each time, and counts it as new
             return int(repo.push())
