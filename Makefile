@@ -6,8 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint real hard grid benchmark benchmark-large remote push azurite azure-check \
-  adapter lock clean
+.PHONY: repro test lint real hard grid benchmark benchmark-large remote push release versions \
+  azurite azure-check adapter lock clean
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
@@ -75,6 +75,14 @@ remote: $(VENV)/installed
 
 push: $(VENV)/installed
 	@$(IN_VENV) python scripts/push.py
+
+# The INT8 model of this commit as a version: make release VERSION=1.2.0.
+release: $(VENV)/installed
+	@$(IN_VENV) python scripts/release.py "$(VERSION)"
+
+# The versions that there are, of this checkout or of a URL: make versions REPO=URL.
+versions: $(VENV)/installed
+	@$(IN_VENV) python scripts/versions.py $(if $(REPO),"$(REPO)")
 
 # Azure Storage on this machine, until Ctrl-C.
 azurite:

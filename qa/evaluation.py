@@ -143,6 +143,24 @@ def _against(fp32: Results, other: Results) -> dict[str, float]:
     return row
 
 
+def check_f1_drop(metrics: Mapping[str, Any], limit: float) -> None:
+    """Fail when INT8 is further below FP32 than it may be.
+
+    Args:
+        metrics: what `compare` gives.
+        limit: points of F1 that INT8 may lose, `evaluate.max_f1_drop`.
+
+    Raises:
+        UserError: it loses more.
+    """
+    drop = -metrics["int8"]["f1_difference"]
+    if drop > limit:
+        raise UserError(
+            f"INT8 loses {drop:.2f} points of F1, more than evaluate.max_f1_drop ({limit:g});"
+            " train longer, or raise the limit"
+        )
+
+
 def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the mean of paired differences, by the percentile bootstrap.
 

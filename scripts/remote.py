@@ -14,9 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dvc.repo import Repo
 
 from qa.errors import run
+from qa.remote import REMOTE
 from qa.storage import check_container, on_azure, open_container
-
-REMOTE = "azure"
 
 
 def main() -> None:

@@ -12,8 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from qa.engine import Engine, int8_precision, onnx_forward
-from qa.errors import UserError, run
-from qa.evaluation import check_answerable, compare, evaluate, f1_by_question_word, summary
+from qa.errors import run
+from qa.evaluation import (
+    check_answerable,
+    check_f1_drop,
+    compare,
+    evaluate,
+    f1_by_question_word,
+    summary,
+)
 from qa.features import load_tokenizer
 from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
@@ -43,12 +50,7 @@ def main() -> None:
     metrics = compare(results)
     write_json(Path("metrics/evaluation.json"), metrics)
     print(summary(metrics))
-    drop = -metrics["int8"]["f1_difference"]
-    if drop > params.evaluate.max_f1_drop:
-        raise UserError(
-            f"INT8 loses {drop:.2f} points of F1, more than evaluate.max_f1_drop"
-            f" ({params.evaluate.max_f1_drop:g}); train longer, or raise the limit"
-        )
+    check_f1_drop(metrics, params.evaluate.max_f1_drop)
 
 
 if __name__ == "__main__":

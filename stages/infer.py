@@ -2,6 +2,7 @@
 
 python stages/infer.py                              infer.input to infer.output of params.yaml
 python stages/infer.py --question Q --context C     prints the answer
+python stages/infer.py --model FOLDER               either, by a released model that was fetched
 """
 
 import argparse
@@ -21,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answer a CSV, or one question on one context.")
     parser.add_argument("--question", default="", help="one question; needs --context")
     parser.add_argument("--context", default="", help="the text that holds the answer")
+    parser.add_argument("--model", type=Path, default=MODEL, help="in place of the pipeline's own")
     arguments = parser.parse_args()
     question, context = arguments.question.strip(), arguments.context.strip()
     if bool(question) != bool(context):
@@ -33,8 +35,11 @@ def main() -> None:
     from qa.features import load_tokenizer
 
     def load() -> Engine:
-        forward = onnx_forward(MODEL, params.infer.provider, int8_precision(), MODEL_CACHE)
-        return Engine(forward, load_tokenizer(MODEL), params.windows, params.decoding)
+        forward = onnx_forward(
+            arguments.model, params.infer.provider, int8_precision(), MODEL_CACHE
+        )
+        tokenizer = load_tokenizer(arguments.model)
+        return Engine(forward, tokenizer, params.windows, params.decoding)
 
     if question:
         print(load().answer([Example("0", question, arguments.context)])[0].text)

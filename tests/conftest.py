@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from tests.azurite import Azurite
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,6 +46,7 @@ STAGES = [
     "export",
     "infer",
     "evaluate",
+    "package",
 ]
 
 
@@ -144,6 +149,13 @@ class Project:
         self.git("init", "-q")
         self.commit("start")
 
+    def clone(self, folder: Path) -> Project:
+        """A git clone, without cache, outputs or .dvc/config.local."""
+        subprocess.run(["git", "clone", "-q", self.folder, folder], check=True)
+        copy = Project.__new__(Project)
+        copy.folder, copy.env = folder, dict(self.env)
+        return copy
+
     def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in the project; standard output and error come back as text."""
         options = {"capture_output": True, "text": True, **options}
@@ -197,9 +209,41 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@dataclass(frozen=True)
+class Retrained:
+    """A clone of the reproduced project, one commit on: another model, and the stages it took."""
+
+    project: Project
+    ran: list[str]
+
+
+@pytest.fixture(scope="session")
+def retrained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """The reproduced project after a `dvc repro` with another learning rate; not to be changed."""
+    project = reproduced.clone(tmp_path_factory.mktemp("retrained") / "project")
+    project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
+    project.check("dvc", "checkout", "-q")
+    project.set(train__learning_rate=3e-5)
+    output = project.check("dvc", "repro")
+    project.commit("another learning rate")
+    return Retrained(project, ran(output))
+
+
 @pytest.fixture
 def unchanged(reproduced: Project) -> Iterator[Project]:
     """The reproduced project; its params and lock are put back afterwards."""
     yield reproduced
     reproduced.git("checkout", "-q", "--", ".")
     reproduced.check("dvc", "checkout", "-q", "-f")
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Azure Storage on a free port, empty."""
+    from tests.azurite import Azurite
+
+    if shutil.which("npm") is None:
+        pytest.skip("no npm to install Azurite with")
+    started = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield started
+    started.kill()

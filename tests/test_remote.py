@@ -13,74 +13,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+from azure.storage.blob import AccountSasPermissions
 
+from tests.azurite import Azurite, clone
 from tests.conftest import ROOT, Project, ran
 
 TIMEOUT = 20
 """Seconds in which the check of a remote has to say what is wrong."""
-
-
-class Azurite:
-    """Azurite on a free port of loopback, with a key of its own."""
-
-    def __init__(self, data: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.data = data
-        self.start()
-
-    def start(self) -> None:
-        """Start it, on the same data and port as before, and wait until it answers."""
-        self.process = subprocess.Popen(
-            [ROOT / "azure/azurite.sh", str(self.port)],
-            env={**os.environ, "AZURITE_DATA": str(self.data)},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if found := re.match(r"export AZURE_STORAGE_CONNECTION_STRING='(.*)'", line):
-                self.connection_string = found[1]
-            if "successfully listens" in line:
-                return
-        raise AssertionError("Azurite did not start")
-
-    def kill(self) -> None:
-        """End it as a machine that loses power does."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def part(self, name: str) -> str:
-        """One part of the connection string."""
-        return dict(part.split("=", 1) for part in self.connection_string.split(";") if part)[name]
-
-    def sas(self, permission: AccountSasPermissions) -> str:
-        """A connection string that may do so much with blobs, and nothing with containers."""
-        token = generate_account_sas(
-            "local",
-            self.part("AccountKey"),
-            ResourceTypes(object=True),
-            permission,
-            datetime.now(timezone.utc) + timedelta(hours=1),
-        )
-        return f"BlobEndpoint={self.part('BlobEndpoint')};SharedAccessSignature={token}"
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if shutil.which("npm") is None:
-        pytest.skip("no npm to install Azurite with")
-    started = Azurite(tmp_path_factory.mktemp("azurite"))
-    yield started
-    started.kill()
 
 
 @pytest.fixture
@@ -88,15 +30,6 @@ def cloud(project: Project, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -
     """A fresh copy of the project whose commands see Azurite's connection string."""
     project.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
     yield project
-
-
-def clone(project: Project, folder: Path, azurite: Azurite) -> Project:
-    """A git clone, without cache, outputs or .dvc/config.local."""
-    subprocess.run(["git", "clone", "-q", project.folder, folder], check=True)
-    copy = Project.__new__(Project)
-    copy.folder = folder
-    copy.env = {**project.env, "AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-    return copy
 
 
 def test_the_remote_is_set_up_and_found_again(cloud: Project) -> None:

@@ -1,0 +1,168 @@
+"""The released versions of the INT8 model: git tags in GTO's format, and what each scored.
+
+Knows which versions there are, which may come next, and where a version's figures lie in git.
+Knows nothing of the DVC remote, where the models are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from dvc.fs import GitFileSystem
+from gto.exceptions import GTOException
+from gto.registry import GitRegistry
+from gto.versions import SemVer
+from scmrepo.exceptions import SCMError
+from scmrepo.git import Git
+
+from qa.contenders import PROJECT_INT8
+from qa.errors import UserError, first_sentence
+
+ARTIFACT = "bert-qa-int8"
+"""Its name in dvc.yaml and in tags."""
+
+EVALUATION, BENCHMARK = "metrics/evaluation.json", "metrics/benchmark.json"
+MODEL = "models/onnx/int8"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One released version.
+
+    Attributes:
+        name: `v1.2.0`.
+        metrics: what evaluate wrote; None when git has none at its tag.
+        benchmark: what the benchmark wrote of this very model; None when it measured none or
+            another.
+    """
+
+    name: str
+    metrics: dict[str, Any] | None
+    benchmark: dict[str, Any] | None
+
+
+def register(scm: Git, version: str) -> str:
+    """Tag the current commit as a version: `1.2.0`.
+
+    Returns:
+        The tag: `bert-qa-int8@v1.2.0`.
+
+    Raises:
+        UserError: git refuses.
+    """
+    try:
+        with GitRegistry.from_scm(scm) as registry:
+            done = registry.register(ARTIFACT, rev="HEAD", version=f"v{version}", simple=True)
+    except (GTOException, SCMError) as error:
+        raise UserError(f"git: no tag made ({first_sentence(error)})") from None
+    return str(done.tag)
+
+
+def check_version(scm: Git, version: str) -> None:
+    """Refuse what cannot be the current commit's version.
+
+    Raises:
+        UserError: not a semantic version, not higher than every version that there is or was, or
+            the current commit has one.
+    """
+    if not SemVer.is_valid(f"v{version}"):
+        raise UserError(
+            f"VERSION: found '{version}'; give three numbers, as in make release VERSION=1.2.0"
+        )
+    with GitRegistry.from_scm(scm) as registry:
+        found = registry.find_artifact(ARTIFACT, create_new=True).get_versions(active_only=False)
+    if not found:
+        return
+    last = found[0].version
+    if f"v{version}" in {other.version for other in found}:
+        raise UserError(f"VERSION: v{version} exists; the last is {last}, give a higher one")
+    if SemVer(f"v{version}") < SemVer(last):
+        raise UserError(f"VERSION: found {version}; the last is {last}, give a higher one")
+    here = {other.commit_hexsha: other.version for other in found}.get(scm.get_rev())
+    if here:
+        raise UserError(f"this commit is {here} already; commit what is to be a new version first")
+
+
+def read_versions(repository: str) -> list[Version]:
+    """The released versions of a repository, newest first.
+
+    Args:
+        repository: a checkout, or a URL that git can clone.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        with GitRegistry.from_url(repository) as registry:
+            artifact = registry.find_artifact(ARTIFACT, create_new=True)
+            return [
+                _read_version(version.version, registry.scm.get_fs(version.commit_hexsha))
+                for version in artifact.get_versions()
+            ]
+    except (GTOException, SCMError) as error:
+        raise UserError(
+            f"{repository}: no repository to read ({first_sentence(error)}); give a checkout or"
+            " what `git clone` takes"
+        ) from None
+
+
+def _read_version(name: str, files: GitFileSystem) -> Version:
+    metrics = json.loads(files.read_bytes(EVALUATION)) if files.exists(EVALUATION) else None
+    return Version(name, metrics, _own_benchmark(files))
+
+
+def _own_benchmark(files: GitFileSystem) -> dict[str, Any] | None:
+    """The benchmark in git, if it measured the model of the same commit.
+
+    DVC's locks tell: the benchmark's which model it read and what it wrote, the pipeline's which
+    model it made.
+    """
+    names = ("benchmark/dvc.lock", "dvc.lock", BENCHMARK)
+    if not all(files.exists(name) for name in names):
+        return None
+    locks = [yaml.safe_load(files.read_bytes(name))["stages"] for name in names[:2]]
+    measured, made = locks[0].get("benchmark", {}), locks[1].get("export", {})
+    content = files.read_bytes(BENCHMARK)
+    written = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if _hash(measured, "outs", BENCHMARK) != written:
+        return None
+    model = _hash(measured, "deps", MODEL)
+    if model is None or model != _hash(made, "outs", MODEL):
+        return None
+    benchmark: dict[str, Any] = json.loads(content)
+    return benchmark
+
+
+def _hash(stage: dict[str, Any], kind: str, path: str) -> str | None:
+    """What a lock says of a dependency or an output of a stage."""
+    return {entry["path"]: entry.get("md5") for entry in stage.get(kind, [])}.get(path)
+
+
+def summary(versions: Sequence[Version]) -> str:
+    """Versions and their figures as a small table for a terminal."""
+    lines = [
+        f"{'version':<12}questions   exact match       F1   F1 - FP32   size (MB)"
+        "   questions a second"
+    ]
+    for version in versions:
+        if version.metrics is None:
+            lines.append(f"{version.name:<12}no {EVALUATION} at its tag")
+            continue
+        row = version.metrics["int8"]
+        speed = "not measured"
+        if version.benchmark is not None:
+            contender = version.benchmark["contenders"][PROJECT_INT8]
+            speed = (
+                f"{contender['questions_per_second']:.0f} ({version.benchmark['questions']}"
+                f" questions, {version.benchmark['machine']})"
+            )
+        lines.append(
+            f"{version.name:<12}{version.metrics['questions']:9}{row['exact_match']:14.2f}"
+            f"{row['f1']:9.2f}{row['f1_difference']:+12.2f}{row['size_mb']:12.2f}   {speed}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Pushing to the DVC remote, and what to say when it breaks off.
+
+As `dvc push --run-cache`, but a push that is cut off ends at once and in one line. What arrived
+stays; the same command again sends the rest. Knows nothing of releases.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from dvc.exceptions import DvcException, UploadError
+from dvc.repo import Repo
+
+from qa.errors import UserError, first_sentence
+from qa.storage import one_line, open_container
+
+REMOTE = "azure"
+"""Its name in .dvc/config."""
+
+AGAIN = "what arrived stays; run the same command again"
+MISSES = 5
+"""Unanswered calls, three seconds apart, after which the remote is taken for gone."""
+
+
+def push(repo: Repo) -> int:
+    """Push what the workspace's stages made, and the run cache, to the remote.
+
+    Ends the whole process, with a line and status 1, when the remote stops answering.
+
+    Returns:
+        How many files of outputs were not there yet.
+
+    Raises:
+        UserError: no credentials, no permission, or not all files arrived.
+    """
+    logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
+    warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
+    remote = repo.config["remote"][REMOTE]
+    container = remote["url"].removeprefix("azure://").partition("/")[0]
+    client = open_container(remote.get("account_name"), container)
+    with _watched(client.url), one_line(client, "write to"):
+        try:
+            repo.stage_cache.push(None)  # apart: it sends all of it each time, and counts it as new
+            return int(repo.push())
+        except UploadError as error:
+            raise UserError(
+                f"push cut off: {error.amount} files did not arrive; {AGAIN}, after `make remote`"
+            ) from None
+        except DvcException as error:
+            raise UserError(f"push: {first_sentence(error)}; check with `make remote`") from None
+
+
+@contextmanager
+def _watched(url: str) -> Iterator[None]:
+    """End the process when the remote does not answer any more.
+
+    adlfs tries each of hundreds of files again for more than a minute, and takes no setting for it.
+    A blob is there whole or not at all, so that nothing is half-written.
+    """
+    done = threading.Event()
+    if not urllib.request.getproxies():  # a proxy answers for a host that is gone
+        threading.Thread(target=_watch, args=(url, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _watch(url: str, done: threading.Event) -> None:
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    missed = 0
+    while missed < MISSES:
+        if done.wait(3):
+            return
+        try:
+            socket.create_connection(address, timeout=5).close()
+            missed = 0
+        except OSError:
+            missed += 1
+    if not done.is_set():
+        print(f"\nerror: push cut off: {address[0]} does not answer; {AGAIN}", file=sys.stderr)
+        os._exit(1)

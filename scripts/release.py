@@ -1,0 +1,93 @@
+"""Release the INT8 model of this commit as a version: `make release VERSION=1.2.0`.
+
+Refuses what could not be fetched and made again as it is; pushes, then tags. A push that is cut off
+leaves no tag, and the same command goes on.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dvc.repo import Repo
+from scmrepo.exceptions import InvalidRemote
+from scmrepo.git import Git
+
+from qa.errors import UserError, run
+from qa.evaluation import check_f1_drop
+from qa.params import read_params
+from qa.registry import ARTIFACT, EVALUATION, check_version, register
+from qa.remote import REMOTE, push
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Release the INT8 model of this commit.")
+    parser.add_argument("version", help="three numbers, higher than the last version")
+    version = parser.parse_args().version
+    with Repo() as repo:
+        check_version(repo.scm, version)
+        _check_clean(repo.scm)
+        _check_gate()
+        _check_reproduced(repo)
+        pushed = push(repo)
+        tag = register(repo.scm, version)
+        print(f"{tag} made, {pushed} files pushed")
+        print(f"publish it:  git push origin {tag}")
+        where = f"{_origin(repo.scm)} {ARTIFACT} --rev v{version}{_remote_options(repo)}"
+        print(f"fetch it:    dvc artifacts get {where}")
+
+
+def _check_clean(scm: Git) -> None:
+    staged, unstaged, untracked = scm.status(untracked_files="normal")
+    changed = sorted({*(name for names in staged.values() for name in names), *unstaged})
+    changed += sorted(untracked)
+    if changed:
+        more = " and more" if len(changed) > 3 else ""
+        raise UserError(
+            f"not committed: {', '.join(changed[:3])}{more}; commit or restore, since a version is"
+            " a commit"
+        )
+
+
+def _check_gate() -> None:
+    file = Path(EVALUATION)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; run `dvc repro` and commit what it wrote")
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    check_f1_drop(metrics, read_params().evaluate.max_f1_drop)
+
+
+def _check_reproduced(repo: Repo) -> None:
+    stale = repo.status(targets=["dvc.yaml"])  # not the benchmark's, which no release needs
+    if stale:
+        raise UserError(
+            f"not up to date: {', '.join(stale)}; run `dvc repro` and commit what it changed"
+        )
+
+
+def _origin(scm: Git) -> str:
+    """Where others clone from, without a password that may stand in it."""
+    try:
+        parts = urlsplit(scm.get_remote_url("origin"))
+    except InvalidRemote:
+        return "URL"
+    return str(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+
+
+def _remote_options(repo: Repo) -> str:
+    """What git does not say of the remote: others have no .dvc/config.local."""
+    known = repo.config.read("repo")["remote"][REMOTE]
+    settings = repo.config["remote"][REMOTE]
+    told = [
+        f"{key}={settings[key]}"
+        for key in ("account_name", "url")
+        if settings.get(key) != known.get(key)
+    ]
+    return f" --remote-config {' '.join(told)}" if told else ""
+
+
+if __name__ == "__main__":
+    run(main)

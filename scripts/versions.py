@@ -1,0 +1,29 @@
+"""List the released versions of the INT8 model, newest first: `make versions`.
+
+python scripts/versions.py              of this checkout
+python scripts/versions.py REPOSITORY   of another, or of a URL: `make versions REPO=URL`
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.errors import run
+from qa.registry import ARTIFACT, read_versions, summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="List the released versions of the INT8 model.")
+    parser.add_argument("repository", nargs="?", default=".", help="a checkout or a URL")
+    repository = parser.parse_args().repository
+    versions = read_versions(repository)
+    if versions:
+        print(summary(versions))
+    else:
+        print(f"{repository}: no version of {ARTIFACT}; `git fetch --tags` fetches those of others")
+
+
+if __name__ == "__main__":
+    run(main)

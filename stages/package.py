@@ -1,0 +1,33 @@
+"""Stage package: the INT8 model as it is released, with its model card.
+
+Writes models/bert-qa-int8/: what export wrote to models/onnx/int8/, and README.md.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.card import make_card
+from qa.errors import run
+from qa.outputs import whole_folder
+from qa.params import read_params
+
+MODEL, METRICS = Path("models/onnx/int8"), Path("metrics/evaluation.json")
+PACKAGE = Path("models/bert-qa-int8")
+
+
+def main() -> None:
+    params = read_params()
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate.provider)
+    with whole_folder(PACKAGE) as out:
+        shutil.copytree(MODEL, out, dirs_exist_ok=True)
+        card.save(out / "README.md")
+    print(f"{PACKAGE}: model card and {len(list(MODEL.iterdir()))} files")
+
+
+if __name__ == "__main__":
+    run(main)
