@@ -13,7 +13,7 @@ repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
 
 test: $(VENV)/installed
-	$(IN_VENV) python -m pytest
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/installed
 	$(IN_VENV) ruff check .

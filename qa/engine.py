@@ -130,6 +130,12 @@ def int8_precision() -> Precision:
     return "bf16" if has_bf16() else "f32"
 
 
+def openvino_options(precision: Precision) -> dict[str, str]:
+    """Options of ONNX Runtime's OpenVINO execution provider, as Optimum takes them too."""
+    hints = {"CPU": {"INFERENCE_PRECISION_HINT": precision}}
+    return {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
+
+
 def onnx_forward(
     folder: Path, provider: str, precision: Precision = "f32", cache: Path | None = None
 ) -> Forward:
@@ -161,8 +167,7 @@ def onnx_forward(
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
     options: dict[str, str] = {}
     if provider == "OpenVINOExecutionProvider":
-        hints = {"CPU": {"INFERENCE_PRECISION_HINT": precision}}
-        options = {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
+        options = openvino_options(precision)
         if cache is not None and _can_write(cache):
             options["cache_dir"] = str(cache)
     else:

@@ -55,6 +55,14 @@ def ran(output: str) -> list[str]:
     return [name for name in STAGES if f"Running stage '{name}'" in output]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the processes of `make test`, one runs all that shares the reproduced project."""
+    for item in items:
+        shared = "reproduced" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("reproduced" if shared else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def encoder() -> Path:
     """The embedded model's encoder, for its tokenizer."""
