@@ -14,9 +14,12 @@ fail() {
 
 [[ $port =~ ^[0-9]+$ ]] || fail "port: found '$port'; expected a number"
 command -v npm >/dev/null || fail "npm not found, which installs Azurite; install Node.js (Debian: apt-get install npm)"
+exec 9<"$here/azurite/package.json"
+flock 9 # npm removes what another start of this script would be using
 (cd "$here/azurite" && [ node_modules/.package-lock.json -nt package-lock.json ]) ||
   npm ci --prefix "$here/azurite" --silent --no-audit --no-fund ||
   fail "npm could not install Azurite; run the same command again"
+exec 9<&-
 mkdir -p "$data"
 [ -s "$data/key" ] || (umask 077 && head -c 64 /dev/urandom | base64 -w 0 >"$data/key")
 key=$(cat "$data/key")

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from qa.contenders import Setting
-from qa.engine import Engine, int8_precision, onnx_forward
+from qa.engine import Engine, inference_precision, onnx_forward
 from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
 from qa.logits import BATCH_TOKENS
 from qa.squad import Example
@@ -36,7 +36,7 @@ def account(
         and `padding`, the share of the positions computed that are padding; `operators`, the
         shares of the time of one batch in the model.
     """
-    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", int8_precision())
+    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider")
     tokenizer = load_tokenizer(setting.int8)
     engine = Engine(forward, tokenizer, setting.windows, setting.decoding)
     parts: dict[str, float] = {}
@@ -79,11 +79,10 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
 
     batch = next(make_batches([len(window) for window in windows], BATCH_TOKENS))
     inputs = pad([windows[i] for i in batch], pad_token_id)
+    precision = inference_precision(model)
     request = (
         openvino.Core()
-        .compile_model(
-            model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": int8_precision()}
-        )
+        .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": precision})
         .create_infer_request()
     )
     seconds: dict[str, float] = {}

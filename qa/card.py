@@ -237,7 +237,8 @@ def _scores(metrics: Mapping[str, Any], dataset: str, provider: Provider, traine
     )
     intro = _paragraph(
         f"On {metrics['questions']} questions of the validation set of {dataset}, in percent,"
-        f" answered by the project's own `stages/evaluate.py` on `{provider}`. The intervals are"
+        f" answered by the project's own `stages/evaluate.py` on `{provider}`, which computes what"
+        " is not INT8 in BF16 where the processor has it (FP32 in FP32). The intervals are"
         " those of a paired bootstrap over the questions: one that holds 0 is no difference that"
         " so many questions can show."
     )

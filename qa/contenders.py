@@ -174,11 +174,10 @@ def _optimum_intel_pipeline(setting: Setting) -> Pipeline:
 
 
 def _project(folder: Path, provider: str, setting: Setting) -> Project:
-    from qa.engine import MODEL_CACHE, Engine, int8_precision, onnx_forward
+    from qa.engine import MODEL_CACHE, Engine, onnx_forward
     from qa.features import load_tokenizer
 
-    precision = int8_precision() if folder == setting.int8 else "f32"
-    forward = onnx_forward(folder, provider, precision, MODEL_CACHE)
+    forward = onnx_forward(folder, provider, MODEL_CACHE)
     return Project(Engine(forward, load_tokenizer(folder), setting.windows, setting.decoding))
 
 

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -28,9 +29,6 @@ from qa.squad import Example
 
 if TYPE_CHECKING:
     from qa.params import Decoding, Windows
-
-Precision = Literal["f32", "bf16"]
-"""OpenVINO's names."""
 
 MODEL_CACHE = Path(".cache/openvino")
 """Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
@@ -121,24 +119,28 @@ def _finish(
     return Reading(examples, pending.windows, pending.result(progress))
 
 
-def int8_precision() -> Precision:
-    """What an INT8 model computes in between its INT8 products: BF16 where the processor has it.
+def inference_precision(model: Path) -> str:
+    """What OpenVINO should compute a model in where it is not INT8: `bf16` or `f32`, as it says.
 
-    That is for soft-max, attention and normalization. FP32 models stay in FP32: given BF16, the
-    provider answers them with nonsense (onnxruntime-openvino 1.24.1).
+    BF16 where the processor has it, for an INT8 model's soft-max, attention and normalization. An
+    FP32 model stays in FP32: given BF16, the provider answers with nonsense (onnxruntime-openvino
+    1.24.1).
+
+    Args:
+        model: the ONNX file.
     """
-    return "bf16" if has_bf16() else "f32"
+    with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        quantized = content.find(b"QuantizeLinear") >= 0  # an operator's name, unpacked as any text
+    return "bf16" if quantized and has_bf16() else "f32"
 
 
-def openvino_options(precision: Precision) -> dict[str, str]:
+def openvino_options(model: Path) -> dict[str, str]:
     """Options of ONNX Runtime's OpenVINO execution provider, as Optimum takes them too."""
-    hints = {"CPU": {"INFERENCE_PRECISION_HINT": precision}}
+    hints = {"CPU": {"INFERENCE_PRECISION_HINT": inference_precision(model)}}
     return {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
 
 
-def onnx_forward(
-    folder: Path, provider: str, precision: Precision = "f32", cache: Path | None = None
-) -> Forward:
+def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
 
     One batch runs at a time, on all processors that this process may use. Two at a time are up to
@@ -149,8 +151,6 @@ def onnx_forward(
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
-        precision: what OpenVINO computes in where the model is not INT8; ONNX Runtime's own
-            provider computes in FP32.
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
@@ -166,13 +166,13 @@ def onnx_forward(
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
     options: dict[str, str] = {}
-    if provider == "OpenVINOExecutionProvider":
-        options = openvino_options(precision)
-        if cache is not None and _can_write(cache):
-            options["cache_dir"] = str(cache)
-    else:
-        settings.intra_op_num_threads = cores()
     try:
+        if provider == "OpenVINOExecutionProvider":
+            options = openvino_options(file)
+            if cache is not None and _can_write(cache):
+                options["cache_dir"] = str(cache)
+        else:
+            settings.intra_op_num_threads = cores()
         session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(

@@ -68,8 +68,8 @@ def calibrate(
         subset_size=len(items),
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=nncf.IgnoredScope(
-            # The products of attention; layers with weights are of type "linear".
-            types=[] if params.quantize_attention else ["matmul"],
+            # What encoders call the products of attention; layers with weights are "linear".
+            types=[] if params.quantize_attention else ["matmul", "__matmul__", "bmm", "baddbmm"],
             validate=False,
         ),
         advanced_parameters=AdvancedQuantizationParameters(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from dvc.fs import GitFileSystem
@@ -46,8 +48,8 @@ class Version:
     benchmark: dict[str, Any] | None
 
 
-def register(scm: Git, version: str) -> str:
-    """Tag the current commit as a version: `1.2.0`.
+def register(scm: Git, version: str, revision: str) -> str:
+    """Tag a commit as a version: `1.2.0`.
 
     Returns:
         The tag: `bert-qa-int8@v1.2.0`.
@@ -57,7 +59,7 @@ def register(scm: Git, version: str) -> str:
     """
     try:
         with GitRegistry.from_scm(scm) as registry:
-            done = registry.register(ARTIFACT, rev="HEAD", version=f"v{version}", simple=True)
+            done = registry.register(ARTIFACT, rev=revision, version=f"v{version}", simple=True)
     except (GTOException, SCMError) as error:
         raise UserError(f"git: no tag made ({first_sentence(error)})") from None
     return str(done.tag)
@@ -67,15 +69,19 @@ def check_version(scm: Git, version: str) -> None:
     """Refuse what cannot be the current commit's version.
 
     Raises:
-        UserError: not a semantic version, not higher than every version that there is or was, or
-            the current commit has one.
+        UserError: not three numbers, not higher than every version that this clone knows, or the
+            current commit has one.
     """
-    if not SemVer.is_valid(f"v{version}"):
+    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
         raise UserError(
             f"VERSION: found '{version}'; give three numbers, as in make release VERSION=1.2.0"
         )
-    with GitRegistry.from_scm(scm) as registry:
-        found = registry.find_artifact(ARTIFACT, create_new=True).get_versions(active_only=False)
+    try:
+        with GitRegistry.from_scm(scm) as registry:
+            artifact = registry.find_artifact(ARTIFACT, create_new=True)
+            found = artifact.get_versions(active_only=False)
+    except (GTOException, SCMError) as error:
+        raise UserError(f"git: tags cannot be read ({first_sentence(error)})") from None
     if not found:
         return
     last = found[0].version
@@ -105,15 +111,27 @@ def read_versions(repository: str) -> list[Version]:
                 for version in artifact.get_versions()
             ]
     except (GTOException, SCMError) as error:
+        shown = without_password(repository)
+        reason = first_sentence(error).replace(repository, shown)
         raise UserError(
-            f"{repository}: no repository to read ({first_sentence(error)}); give a checkout or"
-            " what `git clone` takes"
+            f"{shown}: no repository to read ({reason}); give a checkout or what `git clone` takes"
         ) from None
 
 
+def without_password(url: str) -> str:
+    """A URL of a git repository as it may be shown: ssh keeps its user, https nothing before @."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    shown = f"{user.partition(':')[0]}@{host}" if parts.scheme == "ssh" else host
+    return urlunsplit(parts._replace(netloc=shown))
+
+
 def _read_version(name: str, files: GitFileSystem) -> Version:
-    metrics = json.loads(files.read_bytes(EVALUATION)) if files.exists(EVALUATION) else None
-    return Version(name, metrics, _own_benchmark(files))
+    metrics = json.loads(files.read_bytes(EVALUATION)) if files.exists(EVALUATION) else {}
+    comparable = "f1_difference" in metrics.get("int8", {})  # the first commits' has none
+    return Version(name, metrics if comparable else None, _own_benchmark(files))
 
 
 def _own_benchmark(files: GitFileSystem) -> dict[str, Any] | None:
@@ -135,7 +153,7 @@ def _own_benchmark(files: GitFileSystem) -> dict[str, Any] | None:
     if model is None or model != _hash(made, "outs", MODEL):
         return None
     benchmark: dict[str, Any] = json.loads(content)
-    return benchmark
+    return benchmark if PROJECT_INT8 in benchmark.get("contenders", {}) else None
 
 
 def _hash(stage: dict[str, Any], kind: str, path: str) -> str | None:
@@ -151,7 +169,7 @@ def summary(versions: Sequence[Version]) -> str:
     ]
     for version in versions:
         if version.metrics is None:
-            lines.append(f"{version.name:<12}no {EVALUATION} at its tag")
+            lines.append(f"{version.name:<12}no figures in {EVALUATION} at its tag")
             continue
         row = version.metrics["int8"]
         speed = "not measured"

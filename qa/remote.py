@@ -1,4 +1,4 @@
-"""Pushing to the DVC remote, and what to say when it breaks off.
+"""The DVC repository and pushing to its remote, and what to say when that breaks off.
 
 As `dvc push --run-cache`, but a push that is cut off ends at once and in one line. What arrived
 stays; the same command again sends the rest. Knows nothing of releases.
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from dvc.exceptions import DvcException, UploadError
 from dvc.repo import Repo
+from dvc_objects.fs.errors import AuthError
 
 from qa.errors import UserError, first_sentence
 from qa.storage import one_line, open_container
@@ -31,6 +32,20 @@ MISSES = 5
 """Unanswered calls, three seconds apart, after which the remote is taken for gone."""
 
 
+@contextmanager
+def open_repo() -> Iterator[Repo]:
+    """DVC's repository of this folder.
+
+    Raises:
+        UserError: there is none, or DVC gives up on something inside the block.
+    """
+    try:
+        with Repo() as repo:
+            yield repo
+    except (DvcException, AuthError) as error:
+        raise UserError(f"dvc: {first_sentence(error)}") from None
+
+
 def push(repo: Repo) -> int:
     """Push what the workspace's stages made, and the run cache, to the remote.
 
@@ -40,7 +55,7 @@ def push(repo: Repo) -> int:
         How many files of outputs were not there yet.
 
     Raises:
-        UserError: no credentials, no permission, or not all files arrived.
+        UserError: no credentials, no permission, or not everything is in the remote afterwards.
     """
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
     warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
@@ -49,14 +64,24 @@ def push(repo: Repo) -> int:
     client = open_container(remote.get("account_name"), container)
     with _watched(client.url), one_line(client, "write to"):
         try:
-            repo.stage_cache.push(None)  # apart: it sends all of it each time, and counts it as new
-            return int(repo.push())
+            # Apart: it sends all of it each time, and counts it as new.
+            repo.stage_cache.push(REMOTE)
+            pushed = int(repo.push(remote=REMOTE))
+            found = repo.status(cloud=True, remote=REMOTE)
         except UploadError as error:
             raise UserError(
                 f"push cut off: {error.amount} files did not arrive; {AGAIN}, after `make remote`"
             ) from None
         except DvcException as error:
             raise UserError(f"push: {first_sentence(error)}; check with `make remote`") from None
+    # DVC pushes what there is, and says in a log alone what is neither here nor there.
+    absent = sorted(name for name, state in found.items() if state in {"missing", "new"})
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise UserError(
+            f"push: {absent[0]}{more} neither in the cache nor in the remote; run `dvc repro`"
+        )
+    return pushed
 
 
 @contextmanager

@@ -92,7 +92,8 @@ def open_container(account: str | None, container: str) -> ContainerClient:
         return client
     if not account:
         raise UserError(
-            f"no storage account: give ACCOUNT=name, or set {CONNECTION_STRING} in the environment"
+            f"no storage account: run `make remote ACCOUNT=name`, or set {CONNECTION_STRING} in the"
+            " environment"
         )
     url = f"https://{account}.blob.core.windows.net"
     sas_token = os.environ.get(SAS_TOKEN)

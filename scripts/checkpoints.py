@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from azure.storage.blob import ContainerClient
-from dvc.repo import Repo
 
 from qa.errors import UserError, run
 from qa.outputs import whole_file, whole_folder
+from qa.remote import REMOTE, open_repo
 from qa.storage import one_line, open_container
 
 CHECKPOINTS = Path("models/checkpoints")
@@ -30,8 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Mirror checkpoints to the container.")
     parser.add_argument("what", choices=["watch", "restore"])
     what = parser.parse_args().what
-    with Repo() as repo:
-        remote = repo.config["remote"]["azure"]
+    with open_repo() as repo:
+        remote = repo.config["remote"][REMOTE]
     container = remote["url"].removeprefix("azure://").partition("/")[0]
     client = open_container(remote.get("account_name"), container)
     if what == "restore":

@@ -5,14 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dvc.repo import Repo
-
 from qa.errors import run
-from qa.remote import push
+from qa.remote import open_repo, push
 
 
 def main() -> None:
-    with Repo() as repo:
+    with open_repo() as repo:
         pushed = push(repo)
     print(f"{pushed} files pushed" if pushed else "everything is in the remote")
 

@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,21 +18,25 @@ from scmrepo.git import Git
 from qa.errors import UserError, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
-from qa.registry import ARTIFACT, EVALUATION, check_version, register
-from qa.remote import REMOTE, push
+from qa.registry import ARTIFACT, EVALUATION, check_version, register, without_password
+from qa.remote import REMOTE, open_repo, push
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Release the INT8 model of this commit.")
     parser.add_argument("version", help="three numbers, higher than the last version")
     version = parser.parse_args().version
-    with Repo() as repo:
+    with open_repo() as repo:
+        revision = repo.scm.get_rev()
         check_version(repo.scm, version)
         _check_clean(repo.scm)
         _check_gate()
         _check_reproduced(repo)
         pushed = push(repo)
-        tag = register(repo.scm, version)
+        _check_clean(repo.scm)  # a push takes minutes, in which a file may change
+        if repo.scm.get_rev() != revision:
+            raise UserError("the commit changed during the push; run the same command again")
+        tag = register(repo.scm, version, revision)
         print(f"{tag} made, {pushed} files pushed")
         print(f"publish it:  git push origin {tag}")
         where = f"{_origin(repo.scm)} {ARTIFACT} --rev v{version}{_remote_options(repo)}"
@@ -57,6 +60,8 @@ def _check_gate() -> None:
     if not file.is_file():
         raise UserError(f"{file}: no such file; run `dvc repro` and commit what it wrote")
     metrics = json.loads(file.read_text(encoding="utf-8"))
+    if "f1_difference" not in metrics.get("int8", {}):
+        raise UserError(f"{file}: no int8.f1_difference in it; run `dvc repro` and commit it")
     check_f1_drop(metrics, read_params().evaluate.max_f1_drop)
 
 
@@ -66,15 +71,21 @@ def _check_reproduced(repo: Repo) -> None:
         raise UserError(
             f"not up to date: {', '.join(stale)}; run `dvc repro` and commit what it changed"
         )
+    root = Path(repo.root_dir)
+    for dependency in repo.index.deps:
+        if not Path(dependency.fs_path).is_relative_to(root):
+            raise UserError(
+                f"{dependency}: outside the project, where nobody else has it; put it inside and"
+                " name it so in params.yaml"
+            )
 
 
 def _origin(scm: Git) -> str:
-    """Where others clone from, without a password that may stand in it."""
+    """Where others clone from."""
     try:
-        parts = urlsplit(scm.get_remote_url("origin"))
+        return without_password(scm.get_remote_url("origin"))
     except InvalidRemote:
         return "URL"
-    return str(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
 
 
 def _remote_options(repo: Repo) -> str:

@@ -11,10 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dvc.repo import Repo
-
 from qa.errors import run
-from qa.remote import REMOTE
+from qa.remote import REMOTE, open_repo
 from qa.storage import check_container, on_azure, open_container
 
 
@@ -35,7 +33,7 @@ def main() -> None:
             "exclude_visual_studio_code_credential": True,
             "exclude_shared_token_cache_credential": True,
         }
-    with Repo() as repo, repo.config.edit("local") as config:
+    with open_repo() as repo, repo.config.edit("local") as config:
         config.setdefault("remote", {})[REMOTE] = settings
     print(
         f"container {arguments.container} of {client.account_name}"

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from qa.engine import Engine, int8_precision, onnx_forward
+from qa.engine import Engine, onnx_forward
 from qa.errors import run
 from qa.evaluation import (
     check_answerable,
@@ -35,8 +35,7 @@ def main() -> None:
     check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
-        precision = "f32" if name == "fp32" else int8_precision()
-        forward = onnx_forward(folder, params.evaluate.provider, precision)
+        forward = onnx_forward(folder, params.evaluate.provider)
         engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
         with tqdm(total=len(examples), desc=name, unit="question") as bar:
             results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)

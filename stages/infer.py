@@ -28,16 +28,19 @@ def main() -> None:
     if bool(question) != bool(context):
         given, other = ("--question", "--context") if question else ("--context", "--question")
         raise UserError(f"{given} is given and {other} is empty: give both, or neither for a CSV")
+    if arguments.model != MODEL and not (arguments.model / "model.onnx").is_file():
+        raise UserError(
+            f"--model: no model.onnx in {arguments.model}; give the folder that"
+            " `dvc artifacts get` made"
+        )
     params = read_params()
     table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.engine import MODEL_CACHE, Engine, int8_precision, onnx_forward
+    from qa.engine import MODEL_CACHE, Engine, onnx_forward
     from qa.features import load_tokenizer
 
     def load() -> Engine:
-        forward = onnx_forward(
-            arguments.model, params.infer.provider, int8_precision(), MODEL_CACHE
-        )
+        forward = onnx_forward(arguments.model, params.infer.provider, MODEL_CACHE)
         tokenizer = load_tokenizer(arguments.model)
         return Engine(forward, tokenizer, params.windows, params.decoding)
 

@@ -22,8 +22,9 @@ import pytest
 import yaml
 
 from qa.contenders import CONTENDERS, Setting
-from qa.engine import int8_precision, openvino_options
+from qa.engine import inference_precision, openvino_options
 from qa.params import read_params
+from qa.processor import has_bf16
 from qa.squad import Span, read_examples, write_examples
 from qa.workers import Worker
 from tests.conftest import ROOT, STAGES, Project, Retrained, ran
@@ -134,7 +135,7 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
             ),
             tokenizer=AutoTokenizer.from_pretrained(folder),
         )
-        for options in (None, openvino_options(int8_precision()))
+        for options in (None, openvino_options(folder / "model.onnx"))
     )
     windows, decoding = params["windows"], params["decoding"]
     different = []
@@ -157,6 +158,14 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
             # in another batch shape.
             assert row["Score"] == pytest.approx(closest["score"], abs=0.05)
     assert len(different) <= 2, different
+
+
+def test_int8_alone_computes_in_bf16(reproduced: Project) -> None:
+    models = reproduced.folder / "models"
+    assert inference_precision(models / "onnx/fp32/model.onnx") == "f32"
+    for name in ("onnx/ptq", "onnx/int8", "bert-qa-int8"):
+        wanted = "bf16" if has_bf16() else "f32"
+        assert inference_precision(models / name / "model.onnx") == wanted
 
 
 def test_every_contender_answers_the_table(
@@ -300,6 +309,10 @@ def test_one_question_from_the_command_line(reproduced: Project) -> None:
     ("arguments", "says"),
     [
         (["--question", "Who?"], "--question is given and --context is empty"),
+        (
+            ["--question", "Who?", "--context", "Ada.", "--model", "none"],
+            "--model: no model.onnx in none",
+        ),
         (["--context", "Ada."], "--context is given and --question is empty"),
         (["--context", "Ada.", "--question", "  "], "--context is given and --question is empty"),
     ],

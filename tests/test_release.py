@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from azure.storage.blob import AccountSasPermissions
+from dvc.repo import Repo
 
-from qa.errors import run
+from qa.errors import UserError, run
+from qa.registry import read_versions, without_password
+from qa.remote import push
 from scripts.release import main
 from tests.azurite import Azurite, clone
 from tests.conftest import Project, Retrained
@@ -32,6 +35,7 @@ class Released:
     printed: list[str]
     files: dict[str, dict[str, bytes]]
     answers: dict[str, bytes]
+    azurite: Azurite
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def released(
     project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
     setup = ("python", "scripts/remote.py", "--account", "local", "--container", "released")
     project.check(*setup)
-    made = Released(project, f"file://{folder}/public.git", [], {}, {})
+    made = Released(project, f"file://{folder}/public.git", [], {}, {}, azurite)
 
     def release(version: str) -> None:
         made.printed.append(project.check("python", "scripts/release.py", version[1:]))
@@ -171,6 +175,8 @@ def test_a_version_is_a_revision_for_dvc_get(
         ("1.2", "VERSION: found '1.2'; give three numbers"),
         ("v1.2.0", "VERSION: found 'v1.2.0'; give three numbers"),
         ("", "VERSION: found ''; give three numbers"),
+        ("1.2.0-rc.1", "VERSION: found '1.2.0-rc.1'; give three numbers"),
+        ("1.2.0+build", "VERSION: found '1.2.0+build'; give three numbers"),
         ("1.0.0", "VERSION: v1.0.0 exists; the last is v1.1.0, give a higher one"),
         ("1.0.5", "VERSION: found 1.0.5; the last is v1.1.0, give a higher one"),
     ],
@@ -208,6 +214,78 @@ def test_what_cannot_be_made_again_is_refused(
 
     unreleased.git("reset", "-q", "--hard", f"bert-qa-int8@{VERSIONS[-1]}")
     assert "this commit is v1.1.0 already" in refusal("1.2.0", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("change", ["commit", "file"])
+def test_what_changes_during_the_push_is_not_tagged(
+    unreleased: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+) -> None:
+    def slow(repo: Repo) -> int:
+        (unreleased.folder / "note.txt").write_text("x", encoding="utf-8")
+        if change == "commit":
+            unreleased.commit("meanwhile")
+        return push(repo)
+
+    monkeypatch.setattr("scripts.release.push", slow)
+    says = {"commit": "the commit changed during the push", "file": "not committed: note.txt"}
+    assert says[change] in refusal("1.2.0", monkeypatch, capsys)
+    assert unreleased.git("tag", "--list").split() == [f"bert-qa-int8@{v}" for v in VERSIONS]
+    unreleased.git("clean", "-q", "-f", "note.txt")
+
+
+def test_a_model_of_files_elsewhere_is_refused(
+    unreleased: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere = tmp_path / "train.json"
+    elsewhere.write_bytes((unreleased.folder / "data/sample/train.json").read_bytes())
+    unreleased.set(dataset__train_file=str(elsewhere), dataset__name="files")
+    unreleased.check("dvc", "commit", "-q", "-f", "download_dataset", "export")
+    unreleased.commit("a file of this machine")
+    says = f"{elsewhere}: outside the project, where nobody else has it"
+    assert says in refusal("1.2.0", monkeypatch, capsys)
+
+
+def test_a_push_without_the_data_is_no_push(released: Released, tmp_path: Path) -> None:
+    """A clone without cache, and a remote that has nothing: DVC alone says that all is well."""
+    empty = clone(released.project, tmp_path / "clone", released.azurite)
+    empty.check("python", "scripts/remote.py", "--container", "empty")
+    # The default is another remote, which the project's own push is not for.
+    empty.check("dvc", "remote", "add", "-q", "--local", "--default", "other", str(tmp_path / "o"))
+    done = empty.run("python", "scripts/push.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: push: ")
+    assert done.stderr.count("\n") == 1
+    assert "neither in the cache nor in the remote; run `dvc repro`" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://github.com/o/r.git", "https://github.com/o/r.git"),
+        ("https://user:token@github.com/o/r.git", "https://github.com/o/r.git"),
+        ("https://token@github.com/o/r.git", "https://github.com/o/r.git"),
+        ("ssh://git@github.com/o/r.git", "ssh://git@github.com/o/r.git"),
+        ("ssh://git:secret@github.com:22/o/r.git", "ssh://git@github.com:22/o/r.git"),
+        ("git@github.com:o/r.git", "git@github.com:o/r.git"),
+        ("/srv/r.git", "/srv/r.git"),
+    ],
+)
+def test_a_password_in_a_url_is_not_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_no_listing_shows_a_password() -> None:
+    with pytest.raises(UserError) as raised:
+        read_versions("https://user:sekret@127.0.0.1:1/none.git")
+    assert "https://127.0.0.1:1/none.git: no repository to read" in str(raised.value)
+    assert "sekret" not in str(raised.value)
 
 
 def test_a_push_that_fails_leaves_no_tag(unreleased: Project, azurite: Azurite) -> None:
