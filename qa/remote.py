@@ -55,7 +55,7 @@ def push(repo: Repo) -> int:
         How many files of outputs were not there yet.
 
     Raises:
-        UserError: no credentials, no permission, or not everything is in the remote afterwards.
+        UserError: no credentials, no permission, or not all files arrived.
     """
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
     warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
@@ -66,22 +66,29 @@ def push(repo: Repo) -> int:
         try:
             # Apart: it sends all of it each time, and counts it as new.
             repo.stage_cache.push(REMOTE)
-            pushed = int(repo.push(remote=REMOTE))
-            found = repo.status(cloud=True, remote=REMOTE)
+            return int(repo.push(remote=REMOTE))
         except UploadError as error:
             raise UserError(
                 f"push cut off: {error.amount} files did not arrive; {AGAIN}, after `make remote`"
             ) from None
         except DvcException as error:
             raise UserError(f"push: {first_sentence(error)}; check with `make remote`") from None
-    # DVC pushes what there is, and says in a log alone what is neither here nor there.
+
+
+def check_complete(repo: Repo) -> None:
+    """Fail when the remote lacks something that dvc.lock names.
+
+    DVC pushes what there is, and says in a log alone what is neither here nor there: stages that
+    have not run in this clone, say.
+
+    Raises:
+        UserError: it does.
+    """
+    found = repo.status(cloud=True, remote=REMOTE)
     absent = sorted(name for name, state in found.items() if state in {"missing", "new"})
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise UserError(
-            f"push: {absent[0]}{more} neither in the cache nor in the remote; run `dvc repro`"
-        )
-    return pushed
+        raise UserError(f"not in the remote: {absent[0]}{more}; run `dvc repro`, then `make push`")
 
 
 @contextmanager

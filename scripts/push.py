@@ -5,14 +5,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import run
-from qa.remote import open_repo, push
+from qa.errors import UserError, run
+from qa.remote import check_complete, open_repo, push
 
 
 def main() -> None:
     with open_repo() as repo:
         pushed = push(repo)
-    print(f"{pushed} files pushed" if pushed else "everything is in the remote")
+        print(f"{pushed} files pushed")
+        try:
+            check_complete(repo)
+        except UserError as error:  # while a pipeline runs, that is as it should be
+            print(error)
+        else:
+            print("everything is in the remote")
 
 
 if __name__ == "__main__":

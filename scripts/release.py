@@ -19,7 +19,7 @@ from qa.errors import UserError, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
 from qa.registry import ARTIFACT, EVALUATION, check_version, register, without_password
-from qa.remote import REMOTE, open_repo, push
+from qa.remote import REMOTE, check_complete, open_repo, push
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
         _check_gate()
         _check_reproduced(repo)
         pushed = push(repo)
+        check_complete(repo)
         _check_clean(repo.scm)  # a push takes minutes, in which a file may change
         if repo.scm.get_rev() != revision:
             raise UserError("the commit changed during the push; run the same command again")

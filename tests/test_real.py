@@ -41,14 +41,20 @@ def test_the_embedded_model_answers(tmp_path: Path, shared_squad: Path, params: 
 
 
 def test_int8_on_the_provider_answers_as_fake_quantized_torch(
-    tmp_path: Path, shared_squad: Path, shared_model: Path, params: Params
+    tmp_path: Path,
+    shared_squad: Path,
+    shared_model: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same quantizers, so the same F1 and nearly the same answers, in a quarter of the size.
 
     Not all answers can be the same: a difference in the last bit of a sum turns into a whole step
     where a quantizer rounds, and grows layer by layer. 98% is wanted; between 97 and 98 is what one
-    calibration or another gives.
+    calibration or another gives. Both in FP32 between the quantizers, as torch computes; in the
+    provider's BF16 another half a percent differs.
     """
+    monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
     base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
     for made in (base, quantized, folder):
         made.mkdir()
