@@ -78,8 +78,9 @@ def push(repo: Repo) -> int:
 def check_complete(repo: Repo) -> None:
     """Fail when the remote lacks something that dvc.lock names.
 
-    DVC pushes what there is, and says in a log alone what is neither here nor there: stages that
-    have not run in this clone, say.
+    DVC pushes what there is, and says in a log alone what is neither here nor there: outputs of
+    stages that have not run in this clone, say. A folder whose list of files is nowhere it does not
+    tell at all; `dvc status` does, as not in the cache.
 
     Raises:
         UserError: it does.

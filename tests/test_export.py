@@ -173,7 +173,7 @@ def test_onnx_answers_as_torch_does(
     provider: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both in FP32 between the quantizers: these random weights answer otherwise in torch's BF16."""
+    """Both in FP32 between the quantizers: in BF16 random weights answer otherwise in torch too."""
     monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
     ours = Engine(onnx_forward(onnx_folder, provider), tokenizer, WINDOWS, DECODING)
     theirs = Engine(torch_forward(load_quantized(quantized)), tokenizer, WINDOWS, DECODING)

@@ -7,7 +7,6 @@ clone, against Azurite.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,10 +263,7 @@ def test_a_push_without_the_data_is_no_push(released: Released, tmp_path: Path) 
     empty.check("dvc", "remote", "add", "-q", "--local", "--default", "other", str(tmp_path / "o"))
     printed = empty.check("python", "scripts/push.py").splitlines()
     assert printed[-2] == "0 files pushed"
-    assert re.fullmatch(
-        r"not in the remote: data/output.csv and \d+ more; run `dvc repro`, then `make push`",
-        printed[-1],
-    )
+    assert printed[-1] == ("not in the remote: data/output.csv; run `dvc repro`, then `make push`")
     assert not (tmp_path / "o").exists()
 
 
