@@ -130,7 +130,7 @@ def inference_precision(model: Path) -> str:
         model: the ONNX file.
     """
     with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        quantized = content.find(b"QuantizeLinear") >= 0  # an operator's name, unpacked as any text
+        quantized = content.find(b"QuantizeLinear") >= 0  # protobuf keeps names as plain text
     return "bf16" if quantized and has_bf16() else "f32"
 
 

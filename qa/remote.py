@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from azure.storage.blob import ContainerClient
 from dvc.exceptions import DvcException, UploadError
 from dvc.repo import Repo
 from dvc_objects.fs.errors import AuthError
@@ -46,6 +47,13 @@ def open_repo() -> Iterator[Repo]:
         raise UserError(f"dvc: {first_sentence(error)}") from None
 
 
+def open_remote(repo: Repo) -> ContainerClient:
+    """A client of the container that the remote is in; errors as in `qa.storage.open_container`."""
+    remote = repo.config["remote"][REMOTE]
+    container = remote["url"].removeprefix("azure://").partition("/")[0]
+    return open_container(remote.get("account_name"), container)
+
+
 def push(repo: Repo) -> int:
     """Push what the workspace's stages made, and the run cache, to the remote.
 
@@ -57,39 +65,48 @@ def push(repo: Repo) -> int:
     Raises:
         UserError: no credentials, no permission, or not all files arrived.
     """
+    with _one_line(repo, "write to"):
+        # Apart: it sends all of it each time, and counts it as new.
+        repo.stage_cache.push(REMOTE)
+        return int(repo.push(remote=REMOTE))
+
+
+def check_complete(repo: Repo) -> None:
+    """Fail when the remote lacks an output that dvc.lock names.
+
+    DVC pushes what there is, and says in a log alone what is neither here nor there: outputs of
+    stages that have not run in this clone, say. A folder's list of files arrives after the files.
+
+    Raises:
+        UserError: it does, or it cannot be asked.
+    """
+    with _one_line(repo, "read from"):
+        remote = repo.cloud.get_remote_odb(REMOTE)
+        absent = [
+            str(output)
+            for output in repo.index.outs
+            if output.use_cache and output.hash_info and not remote.exists(output.hash_info.value)
+        ]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise UserError(f"not in the remote: {absent[0]}{more}; run `dvc repro`, then `make push`")
+
+
+@contextmanager
+def _one_line(repo: Repo, doing: str) -> Iterator[None]:
+    """Turn what DVC and Azure Storage say inside the block into one line that says what to do."""
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
     warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
-    remote = repo.config["remote"][REMOTE]
-    container = remote["url"].removeprefix("azure://").partition("/")[0]
-    client = open_container(remote.get("account_name"), container)
-    with _watched(client.url), one_line(client, "write to"):
+    client = open_remote(repo)
+    with _watched(client.url), one_line(client, doing):
         try:
-            # Apart: it sends all of it each time, and counts it as new.
-            repo.stage_cache.push(REMOTE)
-            return int(repo.push(remote=REMOTE))
+            yield
         except UploadError as error:
             raise UserError(
                 f"push cut off: {error.amount} files did not arrive; {AGAIN}, after `make remote`"
             ) from None
         except DvcException as error:
             raise UserError(f"push: {first_sentence(error)}; check with `make remote`") from None
-
-
-def check_complete(repo: Repo) -> None:
-    """Fail when the remote lacks something that dvc.lock names.
-
-    DVC pushes what there is, and says in a log alone what is neither here nor there: outputs of
-    stages that have not run in this clone, say. A folder whose list of files is nowhere it does not
-    tell at all; `dvc status` does, as not in the cache.
-
-    Raises:
-        UserError: it does.
-    """
-    found = repo.status(cloud=True, remote=REMOTE)
-    absent = sorted(name for name, state in found.items() if state in {"missing", "new"})
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise UserError(f"not in the remote: {absent[0]}{more}; run `dvc repro`, then `make push`")
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from azure.storage.blob import ContainerClient
 
 from qa.errors import UserError, run
 from qa.outputs import whole_file, whole_folder
-from qa.remote import REMOTE, open_repo
-from qa.storage import one_line, open_container
+from qa.remote import open_remote, open_repo
+from qa.storage import one_line
 
 CHECKPOINTS = Path("models/checkpoints")
 PREFIX = "checkpoints/"
@@ -31,9 +31,7 @@ def main() -> None:
     parser.add_argument("what", choices=["watch", "restore"])
     what = parser.parse_args().what
     with open_repo() as repo:
-        remote = repo.config["remote"][REMOTE]
-    container = remote["url"].removeprefix("azure://").partition("/")[0]
-    client = open_container(remote.get("account_name"), container)
+        client = open_remote(repo)
     if what == "restore":
         with one_line(client, "read from"):
             print(f"{restore(client)} checkpoints restored")

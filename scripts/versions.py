@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import run
-from qa.registry import ARTIFACT, read_versions, summary
+from qa.registry import ARTIFACT, read_versions, summary, without_password
 
 
 def main() -> None:
@@ -22,7 +22,8 @@ def main() -> None:
     if versions:
         print(summary(versions))
     else:
-        print(f"{repository}: no version of {ARTIFACT}; `git fetch --tags` fetches those of others")
+        shown = without_password(repository)
+        print(f"{shown}: no version of {ARTIFACT}; `git fetch --tags` fetches those of others")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ from qa.engine import Engine, onnx_forward
 from qa.evaluation import same_answers
 from qa.export import to_onnx, write_folder
 from qa.features import load_tokenizer, make_windows
+from qa.logits import Forward
 from qa.metrics import exact_match_and_f1
 from qa.params import Params, read_params
+from qa.processor import has_bf16
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
+from qa.spans import Answer
 from qa.splitting import split_outlier_channels
 from qa.squad import read_squad_json, subset
 from tests.conftest import ROOT
@@ -51,10 +54,10 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
 
     Not all answers can be the same: a difference in the last bit of a sum turns into a whole step
     where a quantizer rounds, and grows layer by layer. 98% is wanted; between 97 and 98 is what one
-    calibration or another gives. Both in FP32 between the quantizers, as torch computes; in the
-    provider's BF16 another half a percent differs.
+    calibration or another gives, with FP32 between the quantizers, as in torch. BF16, which the
+    engine takes where the processor has it, rounds in more places: 95.9% were seen, of 96 wanted in
+    FP32, so that its bound is its own and lower.
     """
-    monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
     base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
     for made in (base, quantized, folder):
         made.mkdir()
@@ -74,15 +77,16 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     write_folder(folder, graph, quantized)
 
     examples = read_squad_json(shared_squad / "dev.json")
-    answers = [
-        Engine(forward, tokenizer, params.windows, params.decoding).answer(examples)
-        for forward in (
-            torch_forward(model),
-            onnx_forward(folder, params.evaluate.provider),
-        )
-    ]
-    same = same_answers(*answers)
-    print(f"{same:.2f}% of the answers are the same")
-    assert same >= 96
-    scores = [exact_match_and_f1(examples, some).f1 for some in answers]
-    assert math.isclose(*scores, abs_tol=1.0)
+
+    def answer(forward: Forward) -> list[Answer]:
+        return Engine(forward, tokenizer, params.windows, params.decoding).answer(examples)
+
+    torchs = answer(torch_forward(model))
+    f1 = exact_match_and_f1(examples, torchs).f1
+    for bf16, wanted in ((True, 95), (False, 96)) if has_bf16() else ((False, 96),):
+        monkeypatch.setattr("qa.engine.has_bf16", lambda bf16=bf16: bf16)
+        providers = answer(onnx_forward(folder, params.evaluate.provider))
+        same = same_answers(torchs, providers)
+        print(f"{'BF16' if bf16 else 'FP32'}: {same:.2f}% of the answers are the same")
+        assert same >= wanted
+        assert math.isclose(f1, exact_match_and_f1(examples, providers).f1, abs_tol=1.0)
