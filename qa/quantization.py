@@ -47,9 +47,9 @@ def calibrate(
     Weights are quantized per channel and symmetrically; `params.preset` says whether activations
     are symmetric too (`performance`) or not (`mixed`). NNCF's TRANSFORMER model type keeps
     soft-max, layer normalization and GELU in floating point; the two products of attention, which
-    hold no weights, stay there too unless `params.quantize_attention`. SmoothQuant moves the
-    outliers of activations into the weights first (Xiao et al., 2022); an alpha of -1 leaves it
-    out.
+    hold no weights, stay there too unless `params.quantize_attention`, and so do the embeddings of
+    token types. SmoothQuant moves the outliers of activations into the weights first (Xiao et al.,
+    2022); an alpha of -1 leaves it out.
 
     Args:
         windows: calibration set, one forward pass each.
@@ -70,6 +70,8 @@ def calibrate(
         ignored_scope=nncf.IgnoredScope(
             # What encoders call the products of attention; layers with weights are "linear".
             types=[] if params.quantize_attention else ["matmul", "__matmul__", "bmm", "baddbmm"],
+            # Two rows, which every token adds one of: what is rounded off them adds up.
+            patterns=[r".*token_type_embeddings.*"],
             validate=False,
         ),
         advanced_parameters=AdvancedQuantizationParameters(

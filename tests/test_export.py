@@ -140,6 +140,15 @@ def test_attention_is_left_in_floating_point_unless_asked_for(
     assert len(everywhere - left) == 2 * layers
 
 
+def test_token_types_keep_their_embeddings(quantized: Path) -> None:
+    tables = {
+        name.split("/")[2]
+        for name in get_hook_storage(load_quantized(quantized)).pre_hooks
+        if name.startswith("bert/embeddings/")
+    }
+    assert tables == {"word_embeddings", "position_embeddings"}
+
+
 def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no nncf\.json in it; run `dvc repro`"):
         load_quantized(tmp_path)
