@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -93,10 +94,18 @@ def answer_table(
     Args:
         answer_chunks: answers chunks of examples, in their order; may read some chunks ahead.
     """
+    unanswered: deque[pd.DataFrame] = deque()
+
+    def examples() -> Iterator[list[Example]]:
+        # itertools.tee would keep dozens of chunks that both sides are done with.
+        for chunk in _chunks(path):
+            unanswered.append(chunk)
+            yield _examples(chunk)
+
     with whole_file(output) as partial:
         header = True
-        chunks, ahead = itertools.tee(_chunks(path))
-        for chunk, answers in zip(chunks, answer_chunks(map(_examples, ahead)), strict=True):
+        for answers in answer_chunks(examples()):
+            chunk = unanswered.popleft()
             for at, name in enumerate(WRITTEN, len(READ)):
                 values = [getattr(a, _FIELDS[name]) for a in answers]
                 chunk.insert(at, name, values)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from qa import table
@@ -158,6 +160,23 @@ def test_chunks_are_bounded_by_rows_and_by_text(
     assert sum(sizes) == sum(lengths)
     assert max(sizes) <= 100 + 300  # what a chunk may hold, and one context that is longer
     assert answered(path)[1:] == [["a" * n, "b", "a" * n, "0.250000", "0", str(n)] for n in lengths]
+
+
+def test_chunks_that_are_answered_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "CHUNK_ROWS", 2)
+    path = write(tmp_path, "Context,Question\n" + "Ada was here,Who?\n" * 140)
+    alive = []
+
+    def counted(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
+        for answers in first_word(chunks):
+            alive.append(sum(isinstance(thing, pd.DataFrame) for thing in gc.get_objects()))
+            yield answers
+
+    answer_table(path, tmp_path / "output.csv", counted)
+    assert len(alive) == 71
+    assert max(alive) - min(alive) <= 5
 
 
 def test_a_failure_leaves_the_last_output(tmp_path: Path) -> None:
