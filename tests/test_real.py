@@ -53,10 +53,10 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     """The same quantizers, so the same F1 and nearly the same answers, in a quarter of the size.
 
     Not all answers can be the same: a difference in the last bit of a sum turns into a whole step
-    where a quantizer rounds, and grows layer by layer. 98% is wanted; between 97 and 98 is what one
-    calibration or another gives, with FP32 between the quantizers, as in torch. BF16, which the
-    engine takes where the processor has it, rounds in more places: 95.9% were seen, of 96 wanted in
-    FP32, so that its bound is its own and lower.
+    where a quantizer rounds, and grows layer by layer. 98% is wanted, with FP32 between the
+    quantizers as in torch; of one calibration or another and of trained models, 97.5 to 98.7% were
+    seen. BF16, which the engine takes where the processor has it, rounds in more places, and its
+    bound is its own: 96.4 to 97.3% were seen.
     """
     base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
     for made in (base, quantized, folder):
@@ -83,7 +83,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
 
     torchs = answer(torch_forward(model))
     f1 = exact_match_and_f1(examples, torchs).f1
-    for bf16, wanted in ((True, 95), (False, 96)) if has_bf16() else ((False, 96),):
+    for bf16, wanted in ((True, 96), (False, 98)) if has_bf16() else ((False, 98),):
         monkeypatch.setattr("qa.engine.has_bf16", lambda bf16=bf16: bf16)
         providers = answer(onnx_forward(folder, params.evaluate.provider))
         same = same_answers(torchs, providers)
