@@ -104,7 +104,8 @@ def answer_table(
 
     with whole_file(output) as partial:
         header = True
-        for answers in answer_chunks(examples()):
+        source = examples()
+        for answers in answer_chunks(source):
             chunk = unanswered.popleft()
             for at, name in enumerate(WRITTEN, len(READ)):
                 values = [getattr(a, _FIELDS[name]) for a in answers]
@@ -120,6 +121,8 @@ def answer_table(
                 quoting=csv.QUOTE_NONNUMERIC,
             )
             header = False
+        if unanswered or next(source, None) is not None:
+            raise RuntimeError(f"{path}: fewer answers than chunks")
 
 
 _FIELDS = {"Answer": "text", "Score": "score", "Start": "start", "End": "end"}

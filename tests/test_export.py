@@ -160,14 +160,14 @@ def test_quantized_weights_are_stored_as_int8(onnx_folder: Path) -> None:
     graph = onnx.load(onnx_folder / "model.onnx").graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     kinds = collections.Counter(node.op_type for node in graph.node)
-    # Two layers of six linear layers, the head and three embeddings have weights.
+    # Two layers of six linear layers, the head, and the embeddings of words and positions.
     by_dequantize = [
         stored[node.input[0]]
         for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in stored
     ]
     matrices = [weight for weight in by_dequantize if weight.ndim == 2]
-    assert len(matrices) >= 2 * 6 + 1 + 1
+    assert len(matrices) == 2 * 6 + 1 + 2
     assert all(weight.dtype in (np.int8, np.uint8) for weight in matrices)
     assert kinds["QuantizeLinear"] < kinds["DequantizeLinear"]
     big_floats = [a for a in stored.values() if a.dtype == np.float32 and a.size > 64 * 512]
