@@ -97,9 +97,11 @@ class Calibrate(_Section):
     seed: Seed
     preset: Literal["mixed", "performance"]
     quantize_attention: bool
+    shift_channels: bool
     split_channels: Annotated[int, Field(ge=0)]
     smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
     overflow_fix: Literal["enable", "first_layer_only", "disable"]
+    rounding: Literal["gptq", "nearest"]
 
 
 class Train(_Training):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from qa.checkpoints import torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 
@@ -47,10 +48,9 @@ def split_outlier_channels(
             torch.maximum(seen, inputs[0].abs().amax(dim=(0, 1)), out=seen)
 
         handles.append(second.register_forward_pre_hook(note))
-    with torch.no_grad():
-        for window in windows:
-            batch = pad([window], pad_token_id)
-            model(**{key: torch.from_numpy(a).to(model.device) for key, a in batch.items()})
+    forward = torch_forward(model)
+    for window in windows:
+        forward(pad([window], pad_token_id))
     for handle in handles:
         handle.remove()
     with torch.no_grad():

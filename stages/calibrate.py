@@ -1,4 +1,4 @@
-"""Stage calibrate: outliers split, INT8 quantizers inserted, their ranges from real windows.
+"""Stage calibrate: outliers tamed, INT8 quantizers inserted, their ranges from real windows.
 
 Writes models/ptq/, what post-training quantization gives: where quantization-aware training starts
 and what it is measured against.
@@ -17,6 +17,8 @@ from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.quantization import calibrate, save_quantized
+from qa.rounding import round_weights
+from qa.shifting import shift_channels
 from qa.splitting import split_outlier_channels
 from qa.squad import read_examples, subset
 
@@ -31,8 +33,13 @@ def main() -> None:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
     windows = make_windows(examples, tokenizer, **params.windows.model_dump())
-    split_outlier_channels(model, windows, tokenizer.pad_token_id, params.calibrate.split_channels)
-    model = calibrate(model, windows, tokenizer.pad_token_id, params.calibrate)
+    pad = tokenizer.pad_token_id
+    if params.calibrate.shift_channels:
+        shift_channels(model, windows, pad)
+    split_outlier_channels(model, windows, pad, params.calibrate.split_channels)
+    model = calibrate(model, windows, pad, params.calibrate)
+    if params.calibrate.rounding == "gptq":
+        round_weights(model, windows, pad)
     with whole_folder(Path("models/ptq")) as out:
         save_quantized(out, model, FP32)
 

@@ -41,9 +41,11 @@ CALIBRATE = Calibrate(
     seed=0,
     preset="mixed",
     quantize_attention=True,
+    shift_channels=False,
     split_channels=0,
     smooth_quant_alpha=0.95,
     overflow_fix="disable",
+    rounding="nearest",
 )
 EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:12]
 

@@ -1,0 +1,124 @@
+"""GPTQ: weights rounded so that each layer's output stays, not each weight.
+
+The error of rounding one weight is made good by those that are not rounded yet, as the layer's real
+inputs weigh them (Frantar et al., 2022, "GPTQ"). NNCF has GPTQ for the compression of weights alone
+(`nncf.compress_weights`); this is for a model whose activations are quantized as well, before it
+trains. Knows nothing of how quantizers come into a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from nncf.torch.function_hook import get_hook_storage, register_pre_function_hook
+from nncf.torch.quantization.layers import BaseQuantizer
+from torch import nn
+from transformers import PreTrainedModel
+
+from qa.checkpoints import torch_forward
+from qa.features import Window, pad
+
+DAMPING = 0.01
+"""Added to the diagonal, times its mean, so that a channel that is never used does no harm."""
+
+BLOCK = 128
+"""Columns after which the others are told of the error; for speed alone. Both as in the paper."""
+
+
+class _Layer(nn.Module):
+    """What a linear layer is seen to read while calibration windows pass.
+
+    Attributes:
+        weight: float32 (out, in), the layer's own.
+        products: sum of the outer products of its inputs, as quantized, float64 (in, in).
+    """
+
+    weight: nn.Parameter
+    products: torch.Tensor
+
+    def __init__(self, quantizer: BaseQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def note_weight(self, _: nn.Module, inputs: tuple[nn.Parameter]) -> None:
+        """As a hook of the weight's quantizer."""
+        self.weight = inputs[0]
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """As a function hook behind the quantizer of the inputs: adds to `products`."""
+        rows = values.flatten(end_dim=-2)
+        self.products = getattr(self, "products", 0) + (rows.T @ rows).double()
+        return values
+
+
+def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> None:
+    """Move the weights of a fake-quantized model's linear layers to round as GPTQ does, in place.
+
+    Each weight goes no further than into the range of values that round so: training still finds it
+    near what it was.
+
+    Args:
+        windows: calibration set, one forward pass each. The products of all layers' inputs are in
+            memory together: 8 bytes times the square of each layer's inputs.
+    """
+    with torch.no_grad():
+        for layer in _measured_layers(model, windows, pad_token_id):
+            low, high, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
+            weight, step = layer.weight.double(), scale.double().reshape(-1, 1)
+            wanted = _rounded(weight, step, (low, high), layer.products)
+            # A hundredth of a step inside the range: the quantizer divides in float32.
+            layer.weight.copy_(weight.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
+
+
+def _measured_layers(
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int
+) -> list[_Layer]:
+    layers, handles = [], []
+    for name, hooks in list(get_hook_storage(model).pre_hooks.items()):
+        operator, _, port = name.rpartition("__")
+        for quantizer in hooks.values():
+            if "/linear/" in operator and port == "1" and isinstance(quantizer, BaseQuantizer):
+                layer = _Layer(quantizer)
+                handles.append(quantizer.register_forward_pre_hook(layer.note_weight))
+                handles.append(register_pre_function_hook(model, operator, 0, layer))
+                layers.append(layer)
+    forward = torch_forward(model)
+    for window in windows:
+        forward(pad([window], pad_token_id))
+    for handle in handles:
+        handle.remove()
+    return layers
+
+
+def _rounded(
+    weight: torch.Tensor, step: torch.Tensor, levels: tuple[int, int], products: torch.Tensor
+) -> torch.Tensor:
+    """GPTQ, the most used inputs first.
+
+    Args:
+        weight: float64 (out, in).
+        step: of each row, float64 (out, 1).
+        levels: lowest and highest multiple of the step.
+        products: float64 (in, in).
+
+    Returns:
+        Multiples of the step, float64 (out, in).
+    """
+    diagonal = products.diagonal()
+    order = diagonal.argsort(descending=True)
+    damped = products + torch.diag(torch.full_like(diagonal, DAMPING * float(diagonal.mean())))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[order][:, order]))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    left, wanted = weight[:, order].clone(), torch.empty_like(weight)
+    for start in range(0, len(order), BLOCK):
+        block = slice(start, min(start + BLOCK, len(order)))
+        errors = torch.empty_like(left[:, block])
+        for at in range(block.start, block.stop):
+            column = left[:, at : at + 1]
+            rounded = (column / step).round().clamp(*levels) * step
+            error = (column - rounded) / upper[at, at]
+            left[:, at + 1 : block.stop] -= error * upper[at, at + 1 : block.stop]
+            errors[:, at - start], wanted[:, order[at]] = error[:, 0], rounded[:, 0]
+        left[:, block.stop :] -= errors @ upper[block, block.stop :]
+    return wanted

@@ -1,0 +1,148 @@
+"""Channel-wise shifting: the same FP32 function, with the channels between its layers centered.
+
+A few channels of BERT's layer normalizations lie far to one side, on special tokens above all. The
+middle of each channel's range is taken out of the normalization's bias and put back into the biases
+of what reads it, as in Outlier Suppression+ (Wei et al., 2023): the ranges halve, at no cost when
+the model runs. Knows nothing of quantizers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from qa.checkpoints import torch_forward
+from qa.errors import UserError
+from qa.features import Window, pad
+
+Batch = dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Junction:
+    """A normalization and all that reads it: `readers` directly, `residual` by way of a sum.
+
+    The sum is of the normalization's output and that of `residual`, a linear layer too.
+    """
+
+    norm: nn.LayerNorm
+    readers: list[nn.Linear]
+    residual: nn.Linear
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module's part in a forward pass; holding the tensors keeps their addresses apart."""
+
+    module: nn.Module
+    input: torch.Tensor
+    output: torch.Tensor
+
+
+def shift_channels(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> None:
+    """Center the outputs of `model`'s layer normalizations, channel by channel, in place.
+
+    Normalizations whose readers cannot be told, or are called more than once in a forward pass as
+    in ALBERT, stay as they are.
+
+    Args:
+        windows: calibration set, one forward pass each.
+
+    Raises:
+        UserError: the model is not the same function afterwards, because its layers are joined in
+            another way than BERT's.
+    """
+    forward = torch_forward(model)
+    batches = [pad([window], pad_token_id) for window in windows]
+    before = forward(batches[0])
+    junctions = _junctions(model, batches[0])
+    middles = _middles(model, batches, [junction.norm for junction in junctions])
+    with torch.no_grad():
+        for junction, middle in zip(junctions, middles, strict=True):
+            junction.norm.bias.sub_(middle)
+            for reader in junction.readers:
+                reader.bias.add_(reader.weight @ middle)
+            junction.residual.bias.add_(middle)
+    for logits, same in zip(forward(batches[0]), before, strict=True):
+        if not np.allclose(logits, same, rtol=1e-3, atol=1e-3 * np.abs(same).max()):
+            raise UserError(
+                "params.yaml: calibrate.shift_channels: the layers of this"
+                f" {model.config.model_type} are not joined as BERT's are; set false"
+            )
+
+
+def _junctions(model: PreTrainedModel, batch: Batch) -> list[_Junction]:
+    calls = _calls(model, batch)
+    times = Counter(call.module for call in calls)
+    norms = [at for at, call in enumerate(calls) if isinstance(call.module, nn.LayerNorm)]
+    junctions = []
+    for at, following in itertools.pairwise(norms):
+        norm, residual = calls[at], calls[following - 1].module
+        readers = [call.module for call in calls if _same(call.input, norm.output)]
+        parts = [norm.module, residual, *readers]
+        if (
+            isinstance(norm.module, nn.LayerNorm)
+            and isinstance(residual, nn.Linear)
+            and residual.out_features == norm.output.shape[-1]
+            and all(times[part] == 1 and part.bias is not None for part in parts)
+            and all(isinstance(reader, nn.Linear) for reader in readers)
+        ):
+            junctions.append(_Junction(norm.module, readers, residual))  # type: ignore[arg-type]
+    return junctions
+
+
+def _calls(model: PreTrainedModel, batch: Batch) -> list[_Call]:
+    """The linear layers and layer normalizations of one forward pass, in their order."""
+    calls: list[_Call] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        calls.append(_Call(module, inputs[0], output))
+
+    handles = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.LayerNorm))
+    ]
+    torch_forward(model)(batch)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
+def _middles(
+    model: PreTrainedModel, batches: list[Batch], norms: list[nn.LayerNorm]
+) -> list[torch.Tensor]:
+    """For each normalization the middle of each channel's range, float32 of shape (channels,)."""
+    lows = [torch.full_like(norm.bias, torch.inf) for norm in norms]
+    highs = [torch.full_like(norm.bias, -torch.inf) for norm in norms]
+    handles = []
+    for norm, low, high in zip(norms, lows, highs, strict=True):
+
+        def note(
+            _: nn.Module,
+            __: tuple[torch.Tensor, ...],
+            output: torch.Tensor,
+            low: torch.Tensor = low,
+            high: torch.Tensor = high,
+        ) -> None:
+            torch.minimum(low, output.amin(dim=(0, 1)), out=low)
+            torch.maximum(high, output.amax(dim=(0, 1)), out=high)
+
+        handles.append(norm.register_forward_hook(note))
+    for batch in batches:
+        torch_forward(model)(batch)
+    for handle in handles:
+        handle.remove()
+    return [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
