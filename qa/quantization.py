@@ -70,7 +70,7 @@ def calibrate(
         ignored_scope=nncf.IgnoredScope(
             # What encoders call the products of attention; layers with weights are "linear".
             types=[] if params.quantize_attention else ["matmul", "__matmul__", "bmm", "baddbmm"],
-            # Two rows, which every token adds one of: what is rounded off them adds up.
+            # A row or two, and every token adds one: what is rounded off does not average out.
             patterns=[r".*token_type_embeddings.*"],
             validate=False,
         ),
@@ -117,12 +117,12 @@ def load_quantized(folder: Path) -> PreTrainedModel:
 def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
     """Train a fake-quantized model faster inside the block: the same function, fewer passes.
 
-    NNCF's quantizers of activations compute a gradient for their range, in several passes over each
-    tensor, and under BF16 autocast round in BF16. Here they round in FP32, and the calibrated range
-    stays: Adam at a learning rate of 2e-5 moves a range, which is of 1 to 15, by that much a step
-    at most. The embeddings stay as well, quantized once: half of
-    the parameters of a small model, of which a batch reads a few rows. Weights and their scales
-    train.
+    NNCF's quantizers compute a gradient for their range, in several passes over each tensor, and
+    under BF16 autocast round activations in BF16. Here they round in FP32, and the calibrated
+    ranges stay: Adam at a learning rate of 1e-5 moves a range of activations, which is of 1 to 15,
+    by that much a step at most, and a weight within its own. The embeddings that are quantized stay
+    as well, quantized once: half of the parameters of a small model, of which a batch reads a few
+    rows. All embeddings keep their values, and the other weights train.
     """
     storage = get_hook_storage(model)
     fast: dict[nn.Module, nn.Module] = {}
@@ -136,14 +136,12 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
         for key, quantizer in hooks.items():
             if not isinstance(quantizer, BaseQuantizer):
                 continue
-            if not quantizer.per_channel:
-                replacement = fast.setdefault(quantizer, _FastQuantizer(quantizer))
-            elif name.endswith("_embeddings/embedding/0__1"):
+            if name.endswith("_embeddings/embedding/0__1"):
                 table = model.get_submodule(name.removesuffix("/embedding/0__1").replace("/", "."))
                 table.weight.data = quantizer.quantize(table.weight.data)
-                replacement = nn.Identity()
+                replacement: nn.Module = nn.Identity()
             else:
-                continue
+                replacement = fast.setdefault(quantizer, _FastQuantizer(quantizer))
             hooks[key] = replacement
             replaced.append((hooks, key, quantizer))
     for parameter in embeddings:
@@ -159,38 +157,53 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _FastQuantizer(nn.Module):
-    """Per-tensor fake quantization with a range that stays."""
+    """Fake quantization with a range that stays: per tensor, or per channel of a linear layer."""
+
+    scale: torch.Tensor
 
     def __init__(self, quantizer: BaseQuantizer) -> None:
         super().__init__()
         low, high, scale, zero_point = quantizer.get_parameters_for_torch_fq()
-        self.scale = float(scale)
-        self.levels = (low - int(zero_point), high - int(zero_point))
+        zero = int(zero_point.flatten()[0])  # of weights, which are symmetric: 0 in all channels
+        self.levels = (low - zero, high - zero)
+        scale = scale.detach()
+        self.register_buffer("scale", scale.reshape(-1, 1) if quantizer.per_channel else scale)
+        # What is outside its range gets no gradient. A weight's range is its channel's largest.
+        self.limits = (
+            None if quantizer.per_channel else tuple(float(scale * level) for level in self.levels)
+        )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
-            values, self.scale, self.levels
+            values, self.scale, self.levels, self.limits
         )
         return result
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Rounded to a level in FP32; the gradient passes straight through inside the range."""
+    """Rounded to a level in FP32; the gradient passes straight through, inside limits if any."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: torch.Tensor, scale: float, levels: tuple[int, int]
+        ctx: Any,
+        values: torch.Tensor,
+        scale: torch.Tensor,
+        levels: tuple[int, int],
+        limits: tuple[float, float] | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(values)
-        ctx.limits = (levels[0] * scale, levels[1] * scale)
+        ctx.limits = limits
+        if limits is not None:
+            ctx.save_for_backward(values)
         steps = values.float().div(scale).round_().clamp_(*levels)
         return steps.mul_(scale).to(values.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (values,) = ctx.saved_tensors
-        inside: torch.Tensor = torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.limits)
-        return inside, None, None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        if ctx.limits is not None:
+            (values,) = ctx.saved_tensors
+            gradient = torch.ops.aten.hardtanh_backward(gradient, values, *ctx.limits)
+        return gradient, None, None, None
 
 
 def _with_tied_quantizers(model: PreTrainedModel) -> PreTrainedModel:

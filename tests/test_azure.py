@@ -228,6 +228,16 @@ def test_a_failing_run_pushes_what_is_done_and_deallocates(machine: Machine, azu
     assert f"{VM}/deallocate" in azure.paths("POST")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT taken as a service takes it: tests started in the background inherit that it is
+    ignored, and no shell can trap what it was started to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_mirrors_its_checkpoints_and_deallocates(
     machine: Machine, azure: Azure, number: signal.Signals

@@ -115,10 +115,8 @@ def test_fast_quantizers_compute_the_same_and_give_place(
     assert list(model.state_dict()) == names
     assert any("output.dense.weight" in name for name in trained)
     assert not any("embeddings" in name for name in trained)
-    # Of NNCF's quantizers those of weights alone, one scale a channel.
-    scales = [model.get_parameter(name).numel() for name in trained if "nncf" in name]
-    assert scales
-    assert min(scales) > 1
+    # Of NNCF's parameters the ranges stay as calibrated, and SmoothQuant's factors train.
+    assert all(name.endswith("_scale_value") for name in trained if "nncf" in name)
     assert all(parameter.requires_grad for parameter in model.bert.embeddings.parameters())
 
 

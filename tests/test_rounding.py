@@ -1,0 +1,99 @@
+"""GPTQ: what a layer's output loses by rounding, and that nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nncf.torch.function_hook import get_hook_storage
+
+from qa import rounding
+from qa.checkpoints import load_model
+from qa.features import Window, make_windows
+from qa.params import read_params
+from qa.quantization import calibrate
+from qa.rounding import _measured_layers, _rounded, round_weights
+from qa.squad import read_squad_json
+from tests.conftest import ROOT
+
+LEVELS = (-128, 127)
+
+
+@pytest.fixture
+def layer() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight (24, 200), steps (24, 1), products (200, 200) of inputs that depend on others."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 200, generator=generator, dtype=torch.float64)
+    hidden = torch.randn(1000, 20, generator=generator, dtype=torch.float64)
+    inputs = hidden @ torch.randn(20, 200, generator=generator, dtype=torch.float64)
+    inputs += 0.3 * torch.randn(1000, 200, generator=generator, dtype=torch.float64)
+    inputs[:, 7] = 0  # a channel that is never used
+    return weight, weight.abs().amax(1, keepdim=True) / 127, inputs.T @ inputs
+
+
+def lost(weight: torch.Tensor, wanted: torch.Tensor, products: torch.Tensor) -> float:
+    """Squared difference of the outputs, summed over what `products` was summed over."""
+    difference = wanted - weight
+    return float((difference @ products * difference).sum())
+
+
+def test_the_output_loses_less(layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    weight, step, products = layer
+    wanted = _rounded(weight, step, LEVELS, products)
+    multiples = wanted / step
+    torch.testing.assert_close(multiples, multiples.round())
+    assert multiples.min() >= -128 and multiples.max() <= 127 + 1e-9
+    nearest = (weight / step).round() * step
+    assert lost(weight, wanted, products) < 0.3 * lost(weight, nearest, products)
+
+
+def test_inputs_that_do_not_depend_on_each_other_round_to_the_nearest(
+    layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    weight, step, _ = layer
+    used = torch.arange(1, 201, dtype=torch.float64)
+    wanted = _rounded(weight, step, LEVELS, torch.diag(used))
+    torch.testing.assert_close(wanted, (weight / step).round() * step)
+
+
+def test_blocks_are_for_speed_alone(
+    layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, step, products = layer
+    wanted = _rounded(weight, step, LEVELS, products)
+    monkeypatch.setattr(rounding, "BLOCK", 1)
+    torch.testing.assert_close(_rounded(weight, step, LEVELS, products), wanted)
+
+
+def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, tokenizer: Any) -> None:
+    examples = read_squad_json(ROOT / "data/sample/train.json")[:8]
+    windows: list[Window] = make_windows(
+        examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
+    )
+    options = read_params(ROOT / "params.yaml").calibrate.model_copy(update={"split_channels": 0})
+    model = calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
+    with torch.no_grad():
+        layers = _measured_layers(model, windows, 0)
+    assert len(layers) == 2 * 6 + 1  # of two encoder layers, and the head
+    before = [layer.weight.detach().clone() for layer in layers]
+    names = list(model.state_dict())
+    round_weights(model, windows, 0)
+    assert list(model.state_dict()) == names
+    storage = get_hook_storage(model)
+    assert not any(
+        isinstance(hook, rounding._Layer) for hooks in storage.pre_hooks.values() for hook in hooks
+    )
+    for layer, weight in zip(layers, before, strict=True):
+        _, _, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
+        step = scale.double().reshape(-1, 1)
+        now = layer.weight.detach().double()
+        nearest, wanted = (
+            (values.double() / step).round().clamp(-128, 127) * step for values in (weight, now)
+        )
+        was = weight.double()
+        assert lost(was, wanted, layer.products) < 0.9 * lost(was, nearest, layer.products)
+        # What rounds as it did has not moved, but off the boundary between two steps.
+        assert ((now - was).abs() < 0.011 * step)[wanted == nearest].all()
+        assert 0 < (wanted != nearest).double().mean() < 0.9
