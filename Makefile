@@ -41,14 +41,15 @@ real: $(VENV)/installed
 hard: $(VENV)/installed
 	$(IN_VENV) dvc exp run --name hard-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
 	  -S calibrate.preset=performance -S calibrate.quantize_attention=true -S calibrate.smooth_quant_alpha=0.5 \
-	  -S calibrate.split_channels=0 -S train.learning_rate=5e-5 -S evaluate.max_f1_drop=100
+	  -S calibrate.shift_channels=false -S calibrate.split_channels=0 -S calibrate.rounding=nearest \
+	  -S train.learning_rate=5e-5 -S evaluate.max_f1_drop=100
 
 # What the recipe's parameters do: calibration alone, then training.
 grid: $(VENV)/installed
 	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 -S train.epochs=0 \
 	  -S 'calibrate.split_channels=0,128' -S 'calibrate.smooth_quant_alpha=-1,0.5,0.75,0.95'
 	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 \
-	  -S 'train.learning_rate=1e-5,5e-5' -S 'train.distillation_weight=0.9,1.0'
+	  -S 'train.learning_rate=1e-6,1e-5' -S 'train.distillation_weight=0.9,1.0'
 	$(IN_VENV) dvc exp run --run-all
 	$(IN_VENV) dvc exp show --only-changed --csv --drop Created > metrics/grid.csv.partial
 	mv metrics/grid.csv.partial metrics/grid.csv
@@ -64,6 +65,7 @@ benchmark-large: $(VENV)/installed
 	$(IN_VENV) dvc exp run benchmark/dvc.yaml --temp --name bert-large \
 	  -S model.name=folder -S model.folder=$(abspath models/bert-large-shape) \
 	  -S dataset.max_validation_examples=16 -S calibrate.examples=4 -S calibrate.split_channels=0 \
+	  -S calibrate.rounding=nearest \
 	  -S train.epochs=0 -S train.distillation_weight=0 -S evaluate.max_f1_drop=100 \
 	  -S benchmark.rounds=2 -S benchmark.repeats=3 -S "benchmark.rows=[16]" -S benchmark.steps=0
 

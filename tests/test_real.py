@@ -21,6 +21,8 @@ from qa.metrics import exact_match_and_f1
 from qa.params import Params, read_params
 from qa.processor import has_bf16
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
+from qa.rounding import round_weights
+from qa.shifting import shift_channels
 from qa.spans import Answer
 from qa.splitting import split_outlier_channels
 from qa.squad import read_squad_json, subset
@@ -69,8 +71,11 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     windows = make_windows(chosen, tokenizer, **options)
     fp32, _ = load_model(base, dropout=False)
     plain = to_onnx(fp32, windows[:2], 0, {})
+    shift_channels(fp32, windows, 0)
     split_outlier_channels(fp32, windows, 0, params.calibrate.split_channels)
-    save_quantized(quantized, calibrate(fp32, windows, 0, params.calibrate), base)
+    calibrated = calibrate(fp32, windows, 0, params.calibrate)
+    round_weights(calibrated, windows, 0)
+    save_quantized(quantized, calibrated, base)
     model = load_quantized(quantized)
     graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
