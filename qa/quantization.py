@@ -119,10 +119,10 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
 
     NNCF's quantizers compute a gradient for their range, in several passes over each tensor, and
     under BF16 autocast round activations in BF16. Here they round in FP32, and the calibrated
-    ranges stay: Adam at a learning rate of 1e-5 moves a range of activations, which is of 1 to 15,
-    by that much a step at most, and a weight within its own. The embeddings that are quantized stay
-    as well, quantized once: half of the parameters of a small model, of which a batch reads a few
-    rows. All embeddings keep their values, and the other weights train.
+    ranges stay: Adam moves a range of activations, which is of 1 to 15, by the learning rate a step
+    at most. The embeddings that are quantized stay as well, quantized once: half of the parameters
+    of a small model, of which a batch reads a few rows. All embeddings keep their values; the other
+    weights train, and SmoothQuant's factors.
     """
     storage = get_hook_storage(model)
     fast: dict[nn.Module, nn.Module] = {}

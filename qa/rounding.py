@@ -64,9 +64,9 @@ def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_i
     """
     with torch.no_grad():
         for layer in _measured_layers(model, windows, pad_token_id):
-            low, high, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
+            _, _, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
             weight, step = layer.weight.double(), scale.double().reshape(-1, 1)
-            wanted = _rounded(weight, step, (low, high), layer.products)
+            wanted = _rounded(weight, step, layer.products)
             # A hundredth of a step inside the range: the quantizer divides in float32.
             layer.weight.copy_(weight.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
 
@@ -88,35 +88,41 @@ def _measured_layers(
         forward(pad([window], pad_token_id))
     for handle in handles:
         handle.remove()
-    return layers
+    # A weight that is called more than once, as in ALBERT, has a quantizer for each call.
+    by_weight: dict[int, _Layer] = {}
+    for layer in layers:
+        first = by_weight.setdefault(id(layer.weight), layer)
+        if first is not layer:
+            first.products = first.products + layer.products
+    return list(by_weight.values())
 
 
-def _rounded(
-    weight: torch.Tensor, step: torch.Tensor, levels: tuple[int, int], products: torch.Tensor
-) -> torch.Tensor:
-    """GPTQ, the most used inputs first.
+def _rounded(weight: torch.Tensor, step: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+    """GPTQ, the most used inputs first, within the range of each row's own weights.
+
+    The range of the quantizer can be wider: NNCF's overflow fix doubles it, so that sums stay small.
 
     Args:
         weight: float64 (out, in).
         step: of each row, float64 (out, 1).
-        levels: lowest and highest multiple of the step.
         products: float64 (in, in).
 
     Returns:
         Multiples of the step, float64 (out, in).
     """
     diagonal = products.diagonal()
-    order = diagonal.argsort(descending=True)
+    order = diagonal.argsort(descending=True, stable=True)
     damped = products + torch.diag(torch.full_like(diagonal, DAMPING * float(diagonal.mean())))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[order][:, order]))
     upper = torch.linalg.cholesky(inverse, upper=True)
+    largest = (weight / step).abs().amax(dim=1, keepdim=True).round()
     left, wanted = weight[:, order].clone(), torch.empty_like(weight)
     for start in range(0, len(order), BLOCK):
         block = slice(start, min(start + BLOCK, len(order)))
         errors = torch.empty_like(left[:, block])
         for at in range(block.start, block.stop):
             column = left[:, at : at + 1]
-            rounded = (column / step).round().clamp(*levels) * step
+            rounded = (column / step).round().clamp(-largest, largest) * step
             error = (column - rounded) / upper[at, at]
             left[:, at + 1 : block.stop] -= error * upper[at, at + 1 : block.stop]
             errors[:, at - start], wanted[:, order[at]] = error[:, 0], rounded[:, 0]

@@ -93,6 +93,7 @@ def _junctions(model: PreTrainedModel, batch: Batch) -> list[_Junction]:
             and isinstance(residual, nn.Linear)
             and residual.out_features == norm.output.shape[-1]
             and all(times[part] == 1 and part.bias is not None for part in parts)
+            and readers
             and all(isinstance(reader, nn.Linear) for reader in readers)
         ):
             junctions.append(_Junction(norm.module, readers, residual))  # type: ignore[arg-type]

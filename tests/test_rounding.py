@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from nncf.torch.function_hook import get_hook_storage
+from transformers import AlbertConfig, AutoModelForQuestionAnswering
 
 from qa import rounding
 from qa.checkpoints import load_model
@@ -17,8 +18,6 @@ from qa.quantization import calibrate
 from qa.rounding import _measured_layers, _rounded, round_weights
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
-
-LEVELS = (-128, 127)
 
 
 @pytest.fixture
@@ -41,10 +40,12 @@ def lost(weight: torch.Tensor, wanted: torch.Tensor, products: torch.Tensor) -> 
 
 def test_the_output_loses_less(layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     weight, step, products = layer
-    wanted = _rounded(weight, step, LEVELS, products)
+    wanted = _rounded(weight, step, products)
     multiples = wanted / step
     torch.testing.assert_close(multiples, multiples.round())
-    assert multiples.min() >= -128 and multiples.max() <= 127 + 1e-9
+    assert multiples.abs().max() <= 127 + 1e-9
+    # Twice the range, as the overflow fix has it: the other half stays empty.
+    assert (_rounded(weight, 2 * step, products) / (2 * step)).abs().max() <= 64 + 1e-9
     nearest = (weight / step).round() * step
     assert lost(weight, wanted, products) < 0.3 * lost(weight, nearest, products)
 
@@ -54,7 +55,7 @@ def test_inputs_that_do_not_depend_on_each_other_round_to_the_nearest(
 ) -> None:
     weight, step, _ = layer
     used = torch.arange(1, 201, dtype=torch.float64)
-    wanted = _rounded(weight, step, LEVELS, torch.diag(used))
+    wanted = _rounded(weight, step, torch.diag(used))
     torch.testing.assert_close(wanted, (weight / step).round() * step)
 
 
@@ -62,9 +63,9 @@ def test_blocks_are_for_speed_alone(
     layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight, step, products = layer
-    wanted = _rounded(weight, step, LEVELS, products)
+    wanted = _rounded(weight, step, products)
     monkeypatch.setattr(rounding, "BLOCK", 1)
-    torch.testing.assert_close(_rounded(weight, step, LEVELS, products), wanted)
+    torch.testing.assert_close(_rounded(weight, step, products), wanted)
 
 
 def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, tokenizer: Any) -> None:
@@ -83,17 +84,42 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
     assert list(model.state_dict()) == names
     storage = get_hook_storage(model)
     assert not any(
-        isinstance(hook, rounding._Layer) for hooks in storage.pre_hooks.values() for hook in hooks
+        isinstance(hook, rounding._Layer)
+        for hooks in storage.pre_hooks.values()
+        for hook in hooks.values()
     )
     for layer, weight in zip(layers, before, strict=True):
         _, _, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
         step = scale.double().reshape(-1, 1)
         now = layer.weight.detach().double()
         nearest, wanted = (
-            (values.double() / step).round().clamp(-128, 127) * step for values in (weight, now)
+            layer.quantizer.quantize(values).detach().double() for values in (weight, layer.weight)
         )
         was = weight.double()
         assert lost(was, wanted, layer.products) < 0.9 * lost(was, nearest, layer.products)
         # What rounds as it did has not moved, but off the boundary between two steps.
-        assert ((now - was).abs() < 0.011 * step)[wanted == nearest].all()
-        assert 0 < (wanted != nearest).double().mean() < 0.9
+        assert ((now - was).abs() < 0.011 * step)[(wanted - nearest).abs() < 0.5 * step].all()
+        assert 0 < ((wanted - nearest).abs() > 0.5 * step).double().mean() < 0.9
+
+
+def test_a_weight_that_is_called_again_is_rounded_once(tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    config = AlbertConfig(
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        hidden_size=64,
+        intermediate_size=96,
+        embedding_size=32,
+        vocab_size=30522,
+    )
+    examples = read_squad_json(ROOT / "data/sample/train.json")[:4]
+    windows = make_windows(
+        examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
+    )
+    options = read_params(ROOT / "params.yaml").calibrate
+    model = AutoModelForQuestionAnswering.from_config(config).eval()
+    model = calibrate(model, windows, 0, options)
+    with torch.no_grad():
+        layers = _measured_layers(model, windows, 0)
+    # The projection of the embeddings, one encoder layer, the head; each weight once.
+    assert len(layers) == len({id(layer.weight) for layer in layers}) == 1 + 6 + 1

@@ -84,7 +84,7 @@ def test_the_function_is_the_same_and_the_channels_centered(
     shift_channels(model, windows, 0)
     assert_same(before, run_windows(torch_forward(model), windows, 0))
     for norm in norms:
-        # Window by window, as while shifting: without the padding of a batch.
+        # Window by window, as while shifting: padded to a multiple of eight alone.
         values = torch.cat([outputs(model, norm, [window]) for window in windows])
         middles = (values.amax(0) + values.amin(0)) / 2
         assert middles.abs().max() < 1e-3
