@@ -36,7 +36,7 @@ def account(
         and `padding`, the share of the positions computed that are padding; `operators`, the
         shares of the time of one batch in the model.
     """
-    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider")
+    forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", "fp32")
     tokenizer = load_tokenizer(setting.int8)
     engine = Engine(forward, tokenizer, setting.windows, setting.decoding)
     parts: dict[str, float] = {}
@@ -79,7 +79,7 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
 
     batch = next(make_batches([len(window) for window in windows], BATCH_TOKENS))
     inputs = pad([windows[i] for i in batch], pad_token_id)
-    precision = inference_precision(model)
+    precision = inference_precision(model, "fp32")
     request = (
         openvino.Core()
         .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": precision})

@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa.outputs import hash_file
-from qa.params import Decoding, Provider, Windows
+from qa.params import Decoding, Evaluate, Windows
 
 ENGLISH = {"minilm-squad", "sample", "rajpurkar/squad", "rajpurkar/squad_v2"}
 """Models and data sets known to be English; of others the card does not say."""
@@ -45,14 +45,14 @@ def make_card(
     metrics: Mapping[str, Any],
     windows: Windows,
     decoding: Decoding,
-    provider: Provider,
+    evaluate: Evaluate,
 ) -> ModelCard:
     """The card of an exported model.
 
     Args:
         folder: what `qa.export` wrote: `model.onnx` with its metadata, `config.json`.
         metrics: what `qa.evaluation.compare` gives for `fp32`, `ptq` and `int8`, which is this one.
-        windows, decoding, provider: how the model was asked for these metrics.
+        windows, decoding, evaluate: how the model was asked for these metrics.
 
     Returns:
         The same text for the same input; `save` writes it.
@@ -64,6 +64,8 @@ def make_card(
     model, model_revision = _source(made["model"])
     dataset, dataset_revision = _source(made["dataset"])
     trained = json.loads(made["qat"])["epochs"] > 0
+    bf16 = " with BF16 where it is not INT8" if evaluate.precision == "bf16" else ""
+    where = f"`{evaluate.provider}`{bf16}"
     data = ModelCardData(
         language="en" if ENGLISH & {model, dataset} else None,
         **_licence(model),
@@ -100,7 +102,7 @@ def make_card(
     sections = [
         _introduction(metrics, _model_text(model, model_revision), trained),
         _use(windows, decoding),
-        _scores(metrics, _dataset_text(dataset, dataset_revision), provider, trained),
+        _scores(metrics, _dataset_text(dataset, dataset_revision), where, trained),
         _recipe(made, windows, decoding),
         _provenance(made, file),
         _limits(model, decoding),
@@ -209,7 +211,7 @@ reader(
     return f"## Use\n\n{intro}\n\n```python\n{code}```\n\n{project}\n\n```console\n$ {command}\n```"
 
 
-def _scores(metrics: Mapping[str, Any], dataset: str, provider: Provider, trained: bool) -> str:
+def _scores(metrics: Mapping[str, Any], dataset: str, where: str, trained: bool) -> str:
     labels = {
         "fp32": "FP32",
         "ptq": "INT8 after calibration (PTQ)",
@@ -237,8 +239,7 @@ def _scores(metrics: Mapping[str, Any], dataset: str, provider: Provider, traine
     )
     intro = _paragraph(
         f"On {metrics['questions']} questions of the validation set of {dataset}, in percent,"
-        f" answered by the project's own `stages/evaluate.py` on `{provider}`, which computes what"
-        " is not INT8 in BF16 where the processor has it (FP32 in FP32). The intervals are"
+        f" answered by the project's own `stages/evaluate.py` on {where}. The intervals are"
         " those of a paired bootstrap over the questions: one that holds 0 is no difference that"
         " so many questions can show."
     )

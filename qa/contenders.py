@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qa.features import Window, pad
-from qa.params import Decoding, Windows
+from qa.params import Decoding, Precision, Windows
+from qa.processor import has_bf16
 
 OPENVINO, CPU = "OpenVINOExecutionProvider", "CPUExecutionProvider"
 
@@ -173,11 +174,13 @@ def _optimum_intel_pipeline(setting: Setting) -> Pipeline:
     return _pipeline(OVModelForQuestionAnswering.from_pretrained(folder), folder, setting)
 
 
-def _project(folder: Path, provider: str, setting: Setting) -> Project:
+def _project(
+    folder: Path, setting: Setting, provider: str = OPENVINO, precision: Precision = "fp32"
+) -> Project:
     from qa.engine import MODEL_CACHE, Engine, onnx_forward
     from qa.features import load_tokenizer
 
-    forward = onnx_forward(folder, provider, MODEL_CACHE)
+    forward = onnx_forward(folder, provider, precision, MODEL_CACHE)
     return Project(Engine(forward, load_tokenizer(folder), setting.windows, setting.decoding))
 
 
@@ -192,11 +195,16 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "notebook, INT8": lambda setting: _notebook(setting.int8, setting),
     "pipeline, Optimum ORT INT8": lambda s: _pipeline(_optimum(s.int8), s.int8, s),
     "pipeline, Optimum Intel INT8": _optimum_intel_pipeline,
-    "this project, CPU provider INT8": lambda setting: _project(setting.int8, CPU, setting),
-    "this project, FP32": lambda setting: _project(setting.fp32, OPENVINO, setting),
-    PROJECT_INT8: lambda setting: _project(setting.int8, OPENVINO, setting),
+    "this project, CPU provider INT8": lambda setting: _project(setting.int8, setting, CPU),
+    "this project, FP32": lambda setting: _project(setting.fp32, setting),
+    PROJECT_INT8: lambda setting: _project(setting.int8, setting),
 }
 """By name, what loads each way of answering."""
+
+if has_bf16():
+    CONTENDERS["this project, INT8 and BF16"] = lambda setting: _project(
+        setting.int8, setting, precision="bf16"
+    )
 
 
 def quantize_with_optimum_intel(

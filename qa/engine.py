@@ -28,7 +28,7 @@ from qa.spans import Answer, best_answers
 from qa.squad import Example
 
 if TYPE_CHECKING:
-    from qa.params import Decoding, Windows
+    from qa.params import Decoding, Precision, Windows
 
 MODEL_CACHE = Path(".cache/openvino")
 """Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
@@ -119,28 +119,25 @@ def _finish(
     return Reading(examples, pending.windows, pending.result(progress))
 
 
-def inference_precision(model: Path) -> str:
-    """What OpenVINO should compute a model in where it is not INT8: `bf16` or `f32`, as it says.
+def inference_precision(model: Path, precision: Precision) -> str:
+    """OpenVINO's name of the type to compute a model in where it is not INT8: `bf16` or `f32`.
 
-    BF16 where the processor has it, for an INT8 model's soft-max, attention and normalization. An
-    FP32 model stays in FP32: given BF16, the provider answers with nonsense (onnxruntime-openvino
+    BF16 is for an INT8 model's soft-max, attention and normalization. An FP32 model stays in FP32
+    whatever is asked for: given BF16, the provider answers with nonsense (onnxruntime-openvino
     1.24.1).
 
     Args:
         model: the ONNX file.
+        precision: what is asked for.
     """
     with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         quantized = content.find(b"QuantizeLinear") >= 0  # protobuf keeps names as plain text
-    return "bf16" if quantized and has_bf16() else "f32"
+    return "bf16" if quantized and precision == "bf16" else "f32"
 
 
-def openvino_options(model: Path) -> dict[str, str]:
-    """Options of ONNX Runtime's OpenVINO execution provider, as Optimum takes them too."""
-    hints = {"CPU": {"INFERENCE_PRECISION_HINT": inference_precision(model)}}
-    return {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
-
-
-def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forward:
+def onnx_forward(
+    folder: Path, provider: str, precision: Precision, cache: Path | None = None
+) -> Forward:
     """Load an exported folder on an ONNX Runtime execution provider.
 
     One batch runs at a time, on all processors that this process may use. Two at a time are up to
@@ -151,11 +148,13 @@ def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forw
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
+        precision: of what is not INT8 in an INT8 model, see `inference_precision`.
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
     Raises:
-        UserError: the folder holds no ONNX model, or ONNX Runtime cannot run it on that provider.
+        UserError: the folder holds no ONNX model, ONNX Runtime cannot run it on that provider, or
+            BF16 is asked for where there is none.
     """
     file = folder / "model.onnx"
     if not file.is_file():
@@ -163,12 +162,17 @@ def onnx_forward(folder: Path, provider: str, cache: Path | None = None) -> Forw
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
+    if precision == "bf16" and provider != "OpenVINOExecutionProvider":
+        raise UserError(f"precision: found 'bf16', which {provider} does not know; set fp32")
+    if precision == "bf16" and not has_bf16():
+        raise UserError("precision: found 'bf16', which this processor does not have; set fp32")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
     options: dict[str, str] = {}
     try:
         if provider == "OpenVINOExecutionProvider":
-            options = openvino_options(file)
+            hints = {"CPU": {"INFERENCE_PRECISION_HINT": inference_precision(file, precision)}}
+            options = {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
             if cache is not None and _can_write(cache):
                 options["cache_dir"] = str(cache)
         else:

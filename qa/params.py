@@ -30,6 +30,7 @@ Count = Annotated[int, Field(ge=1)]
 Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+Precision = Literal["fp32", "bf16"]
 
 
 class _Section(BaseModel):
@@ -118,6 +119,7 @@ class Infer(_Section):
     input: Name
     output: Name
     provider: Provider
+    precision: Precision
 
     @field_validator("output")
     @classmethod
@@ -131,6 +133,7 @@ class Evaluate(_Section):
     """Evaluation and its gate."""
 
     provider: Provider
+    precision: Precision
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
-        forward = onnx_forward(folder, params.evaluate.provider)
+        forward = onnx_forward(folder, params.evaluate.provider, params.evaluate.precision)
         engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
         with tqdm(total=len(examples), desc=name, unit="question") as bar:
             results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)

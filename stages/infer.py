@@ -40,7 +40,9 @@ def main() -> None:
     from qa.features import load_tokenizer
 
     def load() -> Engine:
-        forward = onnx_forward(arguments.model, params.infer.provider, MODEL_CACHE)
+        forward = onnx_forward(
+            arguments.model, params.infer.provider, params.infer.precision, MODEL_CACHE
+        )
         tokenizer = load_tokenizer(arguments.model)
         return Engine(forward, tokenizer, params.windows, params.decoding)
 

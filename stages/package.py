@@ -22,7 +22,7 @@ PACKAGE = Path("models/bert-qa-int8")
 def main() -> None:
     params = read_params()
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
-    card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate.provider)
+    card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate)
     with whole_folder(PACKAGE) as out:
         shutil.copytree(MODEL, out, dirs_exist_ok=True)
         card.save(out / "README.md")

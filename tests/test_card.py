@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qa.card import make_card
 from qa.outputs import hash_file
-from qa.params import Decoding, Windows, read_params
+from qa.params import Decoding, Evaluate, Windows, read_params
 from tests.conftest import ROOT, Project
 
 
@@ -78,7 +78,7 @@ def test_two_builds_are_the_same_to_the_byte(reproduced: Project, tmp_path: Path
         evaluation(reproduced),
         params.windows,
         params.decoding,
-        params.evaluate.provider,
+        params.evaluate,
     )
     card.save(tmp_path / "README.md")
     built = reproduced.folder / "models/bert-qa-int8/README.md"
@@ -116,7 +116,10 @@ def test_models_and_data_sets_of_the_hub_are_linked(reproduced: Project, tmp_pat
         max_answer_length=30, version_2_with_negative=True, null_score_diff_threshold=0.0
     )
     folder = exported(tmp_path, "someone/bert@0a1b", "rajpurkar/squad_v2@2c3d", epochs=1)
-    card = make_card(folder, metrics, WINDOWS, decoding, "CPUExecutionProvider")
+    evaluate = Evaluate(provider="OpenVINOExecutionProvider", precision="bf16", max_f1_drop=3.0)
+    card = make_card(folder, metrics, WINDOWS, decoding, evaluate)
+    text = card.text.replace("\n", " ")
+    assert "on `OpenVINOExecutionProvider` with BF16 where it is not INT8." in text
     data = data_of(card)
     assert data.base_model == "someone/bert"
     assert data.datasets == ["rajpurkar/squad_v2"]
@@ -145,7 +148,9 @@ def test_a_model_of_ones_own_claims_nothing(reproduced: Project, tmp_path: Path)
         max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
     )
     folder = exported(tmp_path, "folder@None", "files@None", epochs=0)
-    card = make_card(folder, evaluation(reproduced), WINDOWS, decoding, "CPUExecutionProvider")
+    evaluate = Evaluate(provider="CPUExecutionProvider", precision="fp32", max_f1_drop=3.0)
+    card = make_card(folder, evaluation(reproduced), WINDOWS, decoding, evaluate)
+    assert "on `CPUExecutionProvider`. The" in card.text.replace("\n", " ")
     data = data_of(card)
     assert data.license == "unknown"
     for key in ("base_model", "base_model_relation", "datasets", "language"):

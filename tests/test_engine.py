@@ -97,11 +97,22 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_an_unknown_provider_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="CUDAExecutionProvider: ONNX Runtime here has"):
-        onnx_forward(tmp_path, "CUDAExecutionProvider")
+        onnx_forward(tmp_path, "CUDAExecutionProvider", "fp32")
+
+
+def test_bf16_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"'bf16', which CPUExecutionProvider does not .* fp32"):
+        onnx_forward(tmp_path, "CPUExecutionProvider", "bf16")
+    monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
+    with pytest.raises(UserError, match=r"'bf16', which this processor does not have; set fp32"):
+        onnx_forward(tmp_path, "OpenVINOExecutionProvider", "bf16")
 
 
 def test_a_damaged_model_is_named(tmp_path: Path, tiny_model: Path) -> None:
     shutil.copyfile(tiny_model / "config.json", tmp_path / "config.json")
     (tmp_path / "model.onnx").write_bytes(b"not onnx")
     with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
-        onnx_forward(tmp_path, "CPUExecutionProvider")
+        onnx_forward(tmp_path, "CPUExecutionProvider", "fp32")

@@ -153,7 +153,7 @@ def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no nncf\.json in it; run `dvc repro`"):
         load_quantized(tmp_path)
     with pytest.raises(UserError, match=r"no model\.onnx in it"):
-        onnx_forward(tmp_path, "CPUExecutionProvider")
+        onnx_forward(tmp_path, "CPUExecutionProvider", "fp32")
 
 
 def test_quantized_weights_are_stored_as_int8(onnx_folder: Path) -> None:
@@ -176,15 +176,9 @@ def test_quantized_weights_are_stored_as_int8(onnx_folder: Path) -> None:
 
 @pytest.mark.parametrize("provider", ["OpenVINOExecutionProvider", "CPUExecutionProvider"])
 def test_onnx_answers_as_torch_does(
-    onnx_folder: Path,
-    quantized: Path,
-    tokenizer: Any,
-    provider: str,
-    monkeypatch: pytest.MonkeyPatch,
+    onnx_folder: Path, quantized: Path, tokenizer: Any, provider: str
 ) -> None:
-    """Both in FP32 between the quantizers: in BF16 random weights answer otherwise in torch too."""
-    monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
-    ours = Engine(onnx_forward(onnx_folder, provider), tokenizer, WINDOWS, DECODING)
+    ours = Engine(onnx_forward(onnx_folder, provider, "fp32"), tokenizer, WINDOWS, DECODING)
     theirs = Engine(torch_forward(load_quantized(quantized)), tokenizer, WINDOWS, DECODING)
     answers, expected = ours.answer(EXAMPLES), theirs.answer(EXAMPLES)
     assert sum(a.text == b.text for a, b in zip(answers, expected, strict=True)) >= 11
@@ -213,7 +207,7 @@ def test_the_graph_is_checked_against_torch(
 def test_batch_and_length_are_dynamic(
     onnx_folder: Path, quantized: Path, tokenizer: Any, windows: list[Window]
 ) -> None:
-    forward = onnx_forward(onnx_folder, "CPUExecutionProvider")
+    forward = onnx_forward(onnx_folder, "CPUExecutionProvider", "fp32")
     model = torch_forward(load_quantized(quantized))
     short = make_windows(
         EXAMPLES[:1], tokenizer, max_length=48, doc_stride=8, max_question_length=16
@@ -290,5 +284,5 @@ def test_a_model_without_token_types_goes_all_the_way(
     folder = tmp_path / "onnx"
     folder.mkdir()
     write_folder(folder, graph, base)
-    engine = Engine(onnx_forward(folder, "CPUExecutionProvider"), own, WINDOWS, DECODING)
+    engine = Engine(onnx_forward(folder, "CPUExecutionProvider", "fp32"), own, WINDOWS, DECODING)
     assert len(engine.answer(EXAMPLES)) == len(EXAMPLES)
