@@ -12,9 +12,10 @@ import numpy as np
 from transformers import AutoConfig
 
 from qa.contenders import Setting
-from qa.engine import Engine, inference_precision, onnx_forward
+from qa.engine import Engine
 from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
 from qa.logits import BATCH_TOKENS
+from qa.sessions import inference_precision, onnx_forward
 from qa.squad import Example
 
 

@@ -116,8 +116,7 @@ def _workers(setting: Setting) -> Iterator[dict[str, Worker]]:
     with ExitStack() as stack:
         workers = {}
         for name in CONTENDERS:
-            workers[name] = Worker(name, setting)
-            stack.callback(workers[name].stop)
+            workers[name] = stack.enter_context(Worker(name, setting))
         yield workers
 
 
@@ -137,19 +136,22 @@ def growth(
         For each table `rows`, `seconds` and `peak_mb`, the most memory until its end.
     """
     measured = []
-    worker = Worker(PROJECT_INT8, setting)
-    for count in rows:
-        some = [examples[i % len(examples)] for i in range(count)]
-        short = [" ".join(example.context.split()[:GROWTH_WORDS]) for example in some]
-        pd.DataFrame({"Context": short, "Question": [e.question for e in some]}).to_csv(
-            folder / "long.csv", index=False
-        )
-        seconds = worker.ask("answer_table", folder / "long.csv", folder / "answered.csv")
-        print(f"{count} rows: {seconds:.1f} s, {worker.peak_mb:.0f} MB", flush=True)
-        measured.append(
-            {"rows": count, "seconds": four_digits(seconds), "peak_mb": four_digits(worker.peak_mb)}
-        )
-    worker.stop()
+    with Worker(PROJECT_INT8, setting) as worker:
+        for count in rows:
+            some = [examples[i % len(examples)] for i in range(count)]
+            short = [" ".join(example.context.split()[:GROWTH_WORDS]) for example in some]
+            pd.DataFrame({"Context": short, "Question": [e.question for e in some]}).to_csv(
+                folder / "long.csv", index=False
+            )
+            seconds = worker.ask("answer_table", folder / "long.csv", folder / "answered.csv")
+            print(f"{count} rows: {seconds:.1f} s, {worker.peak_mb:.0f} MB", flush=True)
+            measured.append(
+                {
+                    "rows": count,
+                    "seconds": four_digits(seconds),
+                    "peak_mb": four_digits(worker.peak_mb),
+                }
+            )
     return measured
 
 

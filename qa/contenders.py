@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qa.features import Window, pad
 from qa.params import Decoding, Precision, Windows
 from qa.processor import has_bf16
+
+if TYPE_CHECKING:
+    from qa.engine import Engine
+    from qa.logits import Forward
 
 OPENVINO, CPU = "OpenVINOExecutionProvider", "CPUExecutionProvider"
 
@@ -105,13 +110,16 @@ class Notebook:
 class Project:
     """This project: `stages/infer.py`, for a CSV and for one question."""
 
-    engine: Any
+    folder: Path
+    setting: Setting
+    provider: str = OPENVINO
+    precision: Precision = "fp32"
 
     def answer(self, question: str, context: str) -> str:
         """Answer one question."""
         from qa.squad import Example
 
-        text: str = self.engine.answer([Example("", question, context)])[0].text
+        text: str = self._for_one.answer([Example("", question, context)])[0].text
         return text
 
     def answer_table(self, table: Path, output: Path) -> None:
@@ -119,7 +127,28 @@ class Project:
         from qa.table import answer_table, check_table
 
         check_table(table, output)
-        answer_table(table, output, self.engine.answer_chunks)
+        answer_table(table, output, self._for_tables.answer_chunks)
+
+    @cached_property
+    def _for_one(self) -> Engine:
+        from qa.sessions import MODEL_CACHE, onnx_forward
+
+        forward = onnx_forward(self.folder, self.provider, self.precision, MODEL_CACHE)
+        return self._engine(forward, 1)
+
+    @cached_property
+    def _for_tables(self) -> Engine:
+        from qa.sessions import MODEL_CACHE, Sessions
+
+        sessions = Sessions(self.folder, self.provider, self.precision, MODEL_CACHE)
+        return self._engine(sessions.forward, sessions.count)
+
+    def _engine(self, forward: Forward, concurrency: int) -> Engine:
+        from qa.engine import Engine
+        from qa.features import load_tokenizer
+
+        tokenizer = load_tokenizer(self.folder)
+        return Engine(forward, tokenizer, self.setting.windows, self.setting.decoding, concurrency)
 
 
 def _row_by_row(contender: Contender, table: Path, output: Path) -> None:
@@ -174,16 +203,6 @@ def _optimum_intel_pipeline(setting: Setting) -> Pipeline:
     return _pipeline(OVModelForQuestionAnswering.from_pretrained(folder), folder, setting)
 
 
-def _project(
-    folder: Path, setting: Setting, provider: str = OPENVINO, precision: Precision = "fp32"
-) -> Project:
-    from qa.engine import MODEL_CACHE, Engine, onnx_forward
-    from qa.features import load_tokenizer
-
-    forward = onnx_forward(folder, provider, precision, MODEL_CACHE)
-    return Project(Engine(forward, load_tokenizer(folder), setting.windows, setting.decoding))
-
-
 REFERENCE = "pipeline, torch FP32"
 """The contender to which the benchmark's figures are ratios."""
 
@@ -195,14 +214,14 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "notebook, INT8": lambda setting: _notebook(setting.int8, setting),
     "pipeline, Optimum ORT INT8": lambda s: _pipeline(_optimum(s.int8), s.int8, s),
     "pipeline, Optimum Intel INT8": _optimum_intel_pipeline,
-    "this project, CPU provider INT8": lambda setting: _project(setting.int8, setting, CPU),
-    "this project, FP32": lambda setting: _project(setting.fp32, setting),
-    PROJECT_INT8: lambda setting: _project(setting.int8, setting),
+    "this project, CPU provider INT8": lambda setting: Project(setting.int8, setting, CPU),
+    "this project, FP32": lambda setting: Project(setting.fp32, setting),
+    PROJECT_INT8: lambda setting: Project(setting.int8, setting),
 }
 """By name, what loads each way of answering."""
 
 if has_bf16():
-    CONTENDERS["this project, INT8 and BF16"] = lambda setting: _project(
+    CONTENDERS["this project, INT8 and BF16"] = lambda setting: Project(
         setting.int8, setting, precision="bf16"
     )
 

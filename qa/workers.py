@@ -17,12 +17,16 @@ from qa.contenders import CONTENDERS, Setting
 
 
 class Worker:
-    """A contender in a process of its own; `peak_mb` is the most memory it has held, in MB."""
+    """A contender in a process of its own, until the end of a `with`.
+
+    Attributes:
+        peak_mb: the most memory that it and its own processes have held, each by itself, in MB.
+    """
 
     def __init__(self, name: str, setting: Setting) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, setting), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, name, setting))
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
         self.peak_mb = 0.0
@@ -36,7 +40,10 @@ class Worker:
             raise RuntimeError("a contender died; its message is above") from None
         return float(seconds)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         with contextlib.suppress(OSError):  # it may have ended already
             self._connection.send(None)
@@ -48,10 +55,9 @@ def start_seconds(name: str, setting: Setting, question: str, context: str) -> f
     seconds = 0.0
     for _ in range(2):
         before = time.perf_counter()
-        worker = Worker(name, setting)
-        worker.ask("answer", question, context)
-        seconds = time.perf_counter() - before
-        worker.stop()
+        with Worker(name, setting) as worker:
+            worker.ask("answer", question, context)
+            seconds = time.perf_counter() - before
     return seconds
 
 
@@ -67,10 +73,14 @@ def _serve(connection: Any, name: str, setting: Setting) -> None:
 
 
 def _peak_mb() -> float:
-    """The most memory this process has held.
+    """The most memory this process has held, and those that it started.
 
     Not getrusage's figure, which a process inherits from the one that started it.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(kib) * 1024 / 1e6
+    kib = 0
+    for process in ("self", *(child.pid for child in multiprocessing.active_children())):
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+        kib += int(
+            next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+        )
+    return kib * 1024 / 1e6

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine
 from qa.errors import run
 from qa.evaluation import (
     check_answerable,
@@ -24,6 +24,7 @@ from qa.evaluation import (
 from qa.features import load_tokenizer
 from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
+from qa.sessions import Sessions
 from qa.squad import read_examples
 
 FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
@@ -35,9 +36,17 @@ def main() -> None:
     check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
-        forward = onnx_forward(folder, params.evaluate.provider, params.evaluate.precision)
-        engine = Engine(forward, load_tokenizer(folder), params.windows, params.decoding)
-        with tqdm(total=len(examples), desc=name, unit="question") as bar:
+        with (
+            Sessions(folder, params.evaluate.provider, params.evaluate.precision) as sessions,
+            tqdm(total=len(examples), desc=name, unit="question") as bar,
+        ):
+            engine = Engine(
+                sessions.forward,
+                load_tokenizer(folder),
+                params.windows,
+                params.decoding,
+                sessions.count,
+            )
             results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)
     with whole_folder(Path("data/predictions")) as out:
         for name, result in results.items():

@@ -36,18 +36,15 @@ def main() -> None:
     params = read_params()
     table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.engine import MODEL_CACHE, Engine, onnx_forward
+    from qa.engine import Engine
     from qa.features import load_tokenizer
+    from qa.sessions import MODEL_CACHE, Sessions, onnx_forward
 
-    def load() -> Engine:
-        forward = onnx_forward(
-            arguments.model, params.infer.provider, params.infer.precision, MODEL_CACHE
-        )
-        tokenizer = load_tokenizer(arguments.model)
-        return Engine(forward, tokenizer, params.windows, params.decoding)
-
+    model = (arguments.model, params.infer.provider, params.infer.precision, MODEL_CACHE)
+    asked = (params.windows, params.decoding)
     if question:
-        print(load().answer([Example("0", question, arguments.context)])[0].text)
+        engine = Engine(onnx_forward(*model), load_tokenizer(arguments.model), *asked)
+        print(engine.answer([Example("0", question, arguments.context)])[0].text)
         return
 
     from tqdm import tqdm
@@ -55,8 +52,9 @@ def main() -> None:
     from qa.table import answer_table, check_table
 
     rows = check_table(table, output)  # before the model is loaded
-    engine = load()
-    with tqdm(total=rows, desc=str(table), unit="row") as bar:
+    with Sessions(*model) as sessions, tqdm(total=rows, desc=str(table), unit="row") as bar:
+        tokenizer = load_tokenizer(arguments.model)
+        engine = Engine(sessions.forward, tokenizer, *asked, sessions.count)
         answer_table(table, output, lambda chunks: engine.answer_chunks(chunks, bar.update))
     print(f"{output}: {rows} rows")
 

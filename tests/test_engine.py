@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine, _can_write, onnx_forward
-from qa.errors import UserError
+from qa.engine import Engine
 from qa.logits import BATCH_TOKENS
 from qa.params import Decoding, Windows
 from qa.squad import Example, read_squad_json
@@ -83,36 +81,3 @@ def test_a_consumer_that_stops_stops_the_engine(tiny_model: Path, tokenizer: Any
     with pytest.raises(KeyboardInterrupt):
         engine.answer(EXAMPLES, interrupted)
     assert threading.active_count() == before
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert not _can_write(tmp_path / "file" / "cache")
-    assert not _can_write(tmp_path / "file")
-    assert _can_write(tmp_path / "new" / "cache")
-
-
-def test_an_unknown_provider_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="CUDAExecutionProvider: ONNX Runtime here has"):
-        onnx_forward(tmp_path, "CUDAExecutionProvider", "fp32")
-
-
-def test_bf16_is_refused_where_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"'bf16', which CPUExecutionProvider does not .* fp32"):
-        onnx_forward(tmp_path, "CPUExecutionProvider", "bf16")
-    monkeypatch.setattr("qa.engine.has_bf16", lambda: False)
-    with pytest.raises(UserError, match=r"'bf16', which this processor does not have; set fp32"):
-        onnx_forward(tmp_path, "OpenVINOExecutionProvider", "bf16")
-
-
-def test_a_damaged_model_is_named(tmp_path: Path, tiny_model: Path) -> None:
-    shutil.copyfile(tiny_model / "config.json", tmp_path / "config.json")
-    (tmp_path / "model.onnx").write_bytes(b"not onnx")
-    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
-        onnx_forward(tmp_path, "CPUExecutionProvider", "fp32")

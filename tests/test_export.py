@@ -15,7 +15,7 @@ from nncf.torch.function_hook import get_hook_storage
 from onnx import numpy_helper
 
 from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine
 from qa.errors import UserError
 from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
 from qa.features import Window, make_windows
@@ -29,6 +29,7 @@ from qa.quantization import (
     save_quantized,
     strip,
 )
+from qa.sessions import onnx_forward
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
 

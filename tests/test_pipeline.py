@@ -22,8 +22,9 @@ import pytest
 import yaml
 
 from qa.contenders import CONTENDERS, Setting
-from qa.engine import inference_precision
 from qa.params import read_params
+from qa.processor import cores
+from qa.sessions import inference_precision
 from qa.squad import Span, read_examples, write_examples
 from qa.workers import Worker
 from tests.conftest import ROOT, STAGES, Project, Retrained, ran
@@ -177,11 +178,13 @@ def test_every_contender_answers_the_table(
     )
     right = {}
     for name in CONTENDERS.keys() - {"pipeline, Optimum Intel INT8"}:
-        worker = Worker(name, setting)
-        assert worker.ask("answer", "Where do I live?", "I live in London.") > 0
-        assert worker.ask("answer_table", Path("data/input.csv"), tmp_path / "out.csv") > 0
-        assert worker.peak_mb > 50
-        worker.stop()
+        with Worker(name, setting) as worker:
+            assert worker.ask("answer", "Where do I live?", "I live in London.") > 0
+            one = worker.peak_mb
+            assert one > 50
+            assert worker.ask("answer_table", Path("data/input.csv"), tmp_path / "out.csv") > 0
+            if name.startswith("this project"):
+                assert worker.peak_mb > one + 50 * cores()  # the sessions' processes count
         answers = pd.read_csv(tmp_path / "out.csv", na_filter=False)["Answer"]
         right[name] = sum(
             a.lower() == b.lower()
@@ -189,10 +192,11 @@ def test_every_contender_answers_the_table(
         )
     assert right["this project, INT8"] == 10
     assert min(right.values()) >= 5, right  # the notebook's way reads one window and loses case
-    worker = Worker("pipeline, Optimum Intel INT8", setting)
-    with pytest.raises(RuntimeError, match="a contender died"):
+    with (
+        Worker("pipeline, Optimum Intel INT8", setting) as worker,
+        pytest.raises(RuntimeError, match="a contender died"),
+    ):
         worker.ask("answer", "Where?", "Here.")
-    worker.stop()
 
 
 def test_a_second_repro_runs_nothing(reproduced: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from qa.adapter import merge_adapter
 from qa.checkpoints import copy_checkpoint, load_model, settle_checkpoint, torch_forward
-from qa.engine import Engine, onnx_forward
+from qa.engine import Engine
 from qa.evaluation import same_answers
 from qa.export import to_onnx, write_folder
 from qa.features import load_tokenizer, make_windows
@@ -22,6 +22,7 @@ from qa.params import Params, Precision, read_params
 from qa.processor import has_bf16
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
 from qa.rounding import round_weights
+from qa.sessions import onnx_forward
 from qa.shifting import shift_channels
 from qa.spans import Answer
 from qa.splitting import split_outlier_channels
