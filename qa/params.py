@@ -113,13 +113,24 @@ class Train(_Training):
     distillation_temperature: Annotated[Real, Field(gt=0)]
 
 
-class Infer(_Section):
+class _Answering(_Section):
+    provider: Provider
+    precision: Precision
+
+    @field_validator("precision")
+    @classmethod
+    def _of_the_provider(cls, value: str, info: ValidationInfo) -> str:
+        provider = info.data.get("provider")
+        if value == "bf16" and provider == "CPUExecutionProvider":
+            raise ValueError(f"{provider} computes in fp32 alone; set that")
+        return value
+
+
+class Infer(_Answering):
     """CSV inference."""
 
     input: Name
     output: Name
-    provider: Provider
-    precision: Precision
 
     @field_validator("output")
     @classmethod
@@ -129,11 +140,9 @@ class Infer(_Section):
         return value
 
 
-class Evaluate(_Section):
+class Evaluate(_Answering):
     """Evaluation and its gate."""
 
-    provider: Provider
-    precision: Precision
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from functools import partial
 from mmap import ACCESS_READ, mmap
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MODEL_CACHE = Path(".cache/openvino")
 """Where OpenVINO keeps compiled models, so that the second start is fast. Safe to remove."""
 
-MAX_SESSIONS = 8
+MAX_SESSIONS = 4
 """Each holds the model and its buffers: with more cores than this, each gets several."""
 
 
@@ -49,6 +49,8 @@ class Sessions:
     answer batches of it with nonsense from then on, whether they shared a session or had one each
     (onnxruntime-openvino 1.24.1, one start in 15).
 
+    A process starts by importing what the main script imports at its top: let that be little.
+
     Attributes:
         count: how many batches `forward` takes at a time, each from a thread of its own.
     """
@@ -56,15 +58,15 @@ class Sessions:
     def __init__(
         self, folder: Path, provider: str, precision: Precision, cache: Path | None = None
     ) -> None:
-        """Start the processes and load the model in each; arguments and errors as `onnx_forward`.
+        """Start the processes and load the model in each; arguments as in `onnx_forward`.
 
         Raises:
-            UserError: as `onnx_forward`, or a process ended while it loaded the model.
+            UserError: as `onnx_forward`, or a process was killed while it loaded the model.
         """
         self._folder = folder
-        self._connections: list[Connection] = []
-        self._idle: SimpleQueue[Connection] = SimpleQueue()
-        shares = _shares(sorted(os.sched_getaffinity(0)), MAX_SESSIONS)
+        self._sessions: list[tuple[BaseProcess, Connection]] = []
+        self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
+        shares = _shares(sorted(os.sched_getaffinity(0)))
         self.count = len(shares)
         load = partial(onnx_forward, folder, provider, precision, cache)
         context = multiprocessing.get_context("spawn")
@@ -75,16 +77,22 @@ class Sessions:
         try:
             for share in shares:
                 ours, theirs = context.Pipe()
-                context.Process(target=_serve, args=(theirs, share, load), daemon=True).start()
+                process: BaseProcess = context.Process(
+                    target=_serve, args=(theirs, share, load), daemon=True
+                )
+                process.start()
                 theirs.close()  # so that the end of the process ends the connection
-                self._connections.append(ours)
+                self._sessions.append((process, ours))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for connection in self._connections:
-            if (message := self._receive(connection)) is not None:
-                self.close()
-                raise UserError(message)
-            self._idle.put(connection)
+        try:
+            for process, connection in self._sessions:
+                if (error := self._receive(process, connection)) is not None:
+                    raise error
+                self._idle.put((process, connection))
+        except BaseException:
+            self.close()
+            raise
 
     def forward(
         self, batch: dict[str, NDArray[np.int64]]
@@ -92,22 +100,23 @@ class Sessions:
         """The forward pass, see `qa.logits.Forward`, on the next session that is free.
 
         Raises:
-            UserError: the process of the session has ended.
+            UserError: the process of the session was killed.
         """
-        connection = self._idle.get()
+        process, connection = self._idle.get()
         try:
-            connection.send(batch)
-            start, end = self._receive(connection)
-        except OSError:
-            raise self._ended() from None
+            with contextlib.suppress(BrokenPipeError):  # which `_receive` explains
+                connection.send(batch)
+            start, end = self._receive(process, connection)
         finally:
-            self._idle.put(connection)
+            self._idle.put((process, connection))
         return start, end
 
     def close(self) -> None:
-        """End the processes."""
-        for connection in self._connections:
+        """End the processes, after the batches that they are at."""
+        for _, connection in self._sessions:
             connection.close()
+        for process, _ in self._sessions:
+            process.join()
 
     def __enter__(self) -> Sessions:
         return self
@@ -115,35 +124,47 @@ class Sessions:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _receive(self, connection: Connection) -> Any:
+    def _receive(self, process: BaseProcess, connection: Connection) -> Any:
         try:
             return connection.recv()
-        except (EOFError, OSError):
-            raise self._ended() from None
-
-    def _ended(self) -> UserError:
-        return UserError(
-            f"{self._folder}: a process that ran the model has ended; was there memory enough for"
-            f" {self.count} of them?"
+        except (EOFError, ConnectionResetError):
+            process.join()
+        if process.exitcode == -signal.SIGKILL:
+            raise UserError(
+                f"{self._folder}: a process that ran the model was killed; if memory is short for"
+                f" {self.count} of them, put `taskset -c 0` before the command, which runs one"
+            )
+        raise RuntimeError(
+            f"a process that ran the model ended with {process.exitcode}; its message is above"
         )
 
 
-def _shares(processors: Sequence[int], most: int) -> list[Sequence[int]]:
-    """The processors in at most `most` runs of like length, none empty."""
-    count = min(len(processors), most)
-    at = [len(processors) * n // count for n in range(count + 1)]
-    return [processors[start:stop] for start, stop in itertools.pairwise(at)]
+def _shares(processors: Sequence[int]) -> list[Sequence[int]]:
+    """The processors in at most `MAX_SESSIONS` shares, as many as leave the fewest idle.
+
+    Of one length all, so that a batch is computed in the same way whichever session takes it.
+    """
+    count = max(
+        range(1, min(len(processors), MAX_SESSIONS) + 1),
+        key=lambda n: (len(processors) // n * n, n),
+    )
+    each = len(processors) // count
+    return [processors[at : at + each] for at in range(0, count * each, each)]
 
 
 def _serve(connection: Connection, processors: Sequence[int], load: Callable[[], Forward]) -> None:
-    """A process of `Sessions`: says None or what is wrong, then answers batches with logits."""
+    """A process of `Sessions`: sends None or what is wrong, then logits for every batch.
+
+    It ends with the connection, at whatever it is then.
+    """
     os.sched_setaffinity(0, processors)
-    with contextlib.suppress(EOFError, OSError):  # whoever asked is gone, or has what it wanted
-        try:
-            forward = load()
-        except UserError as error:
-            connection.send(str(error))
-            return
+    try:
+        forward = load()
+    except (UserError, OSError) as error:
+        with contextlib.suppress(ConnectionError):
+            connection.send(error)
+        return
+    with contextlib.suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
             connection.send(forward(connection.recv()))
@@ -189,25 +210,12 @@ def onnx_forward(
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
-    if precision == "bf16" and provider != "OpenVINOExecutionProvider":
-        raise UserError(f"precision: found 'bf16', which {provider} does not know; set fp32")
     if precision == "bf16" and not has_bf16():
-        raise UserError("precision: found 'bf16', which this processor does not have; set fp32")
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
-    options: dict[str, str] = {}
-    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if provider == "OpenVINOExecutionProvider":
-        hints = {"CPU": {"INFERENCE_PRECISION_HINT": inference_precision(file, precision)}}
-        options = {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
-        if cache is not None and _can_write(cache):
-            options["cache_dir"] = str(cache)
-            lock = _locked(cache)
-    else:
-        settings.intra_op_num_threads = cores()
+        raise UserError(
+            "precision: found 'bf16', which this processor does not have; set fp32 in params.yaml"
+        )
     try:
-        with lock:
-            session = onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
+        session = _session(file, provider, precision, cache)
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(
             f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
@@ -227,17 +235,36 @@ def onnx_forward(
     return forward
 
 
+def _session(
+    file: Path, provider: str, precision: Precision, cache: Path | None
+) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors; warnings are about nodes that stay on the CPU
+    if provider != "OpenVINOExecutionProvider":
+        settings.intra_op_num_threads = cores()
+        return onnxruntime.InferenceSession(file, settings, providers=[provider])
+    hints = {"CPU": {"INFERENCE_PRECISION_HINT": inference_precision(file, precision)}}
+    options = {"device_type": "CPU", "num_streams": "1", "load_config": json.dumps(hints)}
+    with contextlib.nullcontext(False) if cache is None else _locked(cache) as held:
+        if held:
+            options["cache_dir"] = str(cache)
+        return onnxruntime.InferenceSession(file, settings, providers=[(provider, options)])
+
+
 @contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One process at a time: OpenVINO writes a compiled model in place, for others to read half."""
-    with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(cache: Path) -> Iterator[bool]:
+    """Hold the cache for one process: OpenVINO writes a model in place, which others then map.
 
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+    Yields:
+        Whether it is held; not where it cannot be written or its file system has no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(cache / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            held = os.access(cache, os.W_OK)
+        except OSError:
+            held = False
+        yield held

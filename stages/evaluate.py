@@ -9,40 +9,43 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
-from qa.engine import Engine
 from qa.errors import run
-from qa.evaluation import (
-    check_answerable,
-    check_f1_drop,
-    compare,
-    evaluate,
-    f1_by_question_word,
-    summary,
-)
-from qa.features import load_tokenizer
-from qa.outputs import whole_file, whole_folder, write_json
 from qa.params import read_params
-from qa.sessions import Sessions
-from qa.squad import read_examples
 
 FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
 
 
 def main() -> None:
+    # Here and not above, where the processes of Sessions would import torch for nothing.
+    from tqdm import tqdm
+
+    from qa.engine import Engine
+    from qa.evaluation import (
+        check_answerable,
+        check_f1_drop,
+        compare,
+        evaluate,
+        f1_by_question_word,
+        summary,
+    )
+    from qa.features import load_tokenizer
+    from qa.outputs import whole_file, whole_folder, write_json
+    from qa.sessions import Sessions
+    from qa.squad import read_examples
+
     params = read_params()
     examples = read_examples(Path("data/squad/validation.jsonl"))
     check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
+        tokenizer = load_tokenizer(folder)
         with (
             Sessions(folder, params.evaluate.provider, params.evaluate.precision) as sessions,
             tqdm(total=len(examples), desc=name, unit="question") as bar,
         ):
             engine = Engine(
                 sessions.forward,
-                load_tokenizer(folder),
+                tokenizer,
                 params.windows,
                 params.decoding,
                 sessions.count,

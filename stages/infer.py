@@ -41,9 +41,10 @@ def main() -> None:
     from qa.sessions import MODEL_CACHE, Sessions, onnx_forward
 
     model = (arguments.model, params.infer.provider, params.infer.precision, MODEL_CACHE)
-    asked = (params.windows, params.decoding)
+    tokenizer = load_tokenizer(arguments.model)
+    asked = (tokenizer, params.windows, params.decoding)
     if question:
-        engine = Engine(onnx_forward(*model), load_tokenizer(arguments.model), *asked)
+        engine = Engine(onnx_forward(*model), *asked)
         print(engine.answer([Example("0", question, arguments.context)])[0].text)
         return
 
@@ -53,8 +54,7 @@ def main() -> None:
 
     rows = check_table(table, output)  # before the model is loaded
     with Sessions(*model) as sessions, tqdm(total=rows, desc=str(table), unit="row") as bar:
-        tokenizer = load_tokenizer(arguments.model)
-        engine = Engine(sessions.forward, tokenizer, *asked, sessions.count)
+        engine = Engine(sessions.forward, *asked, sessions.count)
         answer_table(table, output, lambda chunks: engine.answer_chunks(chunks, bar.update))
     print(f"{output}: {rows} rows")
 

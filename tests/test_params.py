@@ -49,6 +49,11 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
         ("output: data/output.csv", "output: ./data/input.csv", r"infer\.output: .*would replace"),
         ("dataset:", "dataset: [", "not YAML"),
         ("provider: OpenVINOExec", "provider: CUDAExec", r"infer\.provider: found 'CUDAExecutionP"),
+        (
+            "provider: OpenVINOExecutionProvider # or CPUExecutionProvider\n  precision: fp32",
+            "provider: CPUExecutionProvider\n  precision: bf16",
+            r"infer\.precision: found 'bf16'; .*CPUExecutionProvider computes in fp32 alone",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:
