@@ -126,10 +126,12 @@ def make_windows(
     Raises:
         UserError: `max_length` is more than the model reads, or leaves no room for the context.
     """
-    if max_length > tokenizer.model_max_length:
+    most = tokenizer.model_max_length // TENSOR_CORE_MULTIPLE * TENSOR_CORE_MULTIPLE
+    if max_length > most:
         raise UserError(
-            f"params.yaml: windows.max_length: found {max_length}; this model reads at most"
-            f" {tokenizer.model_max_length} tokens"
+            f"params.yaml: windows.max_length: found {max_length}; this model reads at most {most}"
+            f" tokens (it has {tokenizer.model_max_length}, and windows are padded to multiples of"
+            f" {TENSOR_CORE_MULTIPLE})"
         )
     room = max_length - max_question_length - tokenizer.backend.num_special_tokens_to_add(True)
     if room <= doc_stride:

@@ -108,6 +108,15 @@ def test_a_window_longer_than_the_model_reads_is_an_error(tokenizer: Any) -> Non
         make_windows([LONG], tokenizer, max_length=600, doc_stride=8, max_question_length=16)
 
 
+def test_a_batch_is_never_padded_beyond_what_the_model_reads(tokenizer: Any) -> None:
+    reads = replace(tokenizer, model_max_length=70)
+    sizes = {"doc_stride": 8, "max_question_length": 16}
+    windows = make_windows([LONG], reads, max_length=64, **sizes)
+    assert pad(windows, 0)["input_ids"].shape[1] == 64
+    with pytest.raises(UserError, match=r"max_length: found 65; this model reads at most 64"):
+        make_windows([LONG], reads, max_length=65, **sizes)
+
+
 def test_no_room_for_the_context_is_an_error(tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"windows\.max_length 40 leaves 21 tokens"):
         make_windows([LONG], tokenizer, max_length=40, doc_stride=21, max_question_length=16)
