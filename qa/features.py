@@ -124,14 +124,14 @@ def make_windows(
         At least one window an example.
 
     Raises:
-        UserError: `max_length` is more than the model reads, or leaves no room for the context.
+        UserError: `max_length`, padded, is more than the model reads, or leaves no room for the
+            context.
     """
-    most = tokenizer.model_max_length // TENSOR_CORE_MULTIPLE * TENSOR_CORE_MULTIPLE
-    if max_length > most:
+    reads = tokenizer.model_max_length
+    if padded_length(max_length) > reads:
         raise UserError(
-            f"params.yaml: windows.max_length: found {max_length}; this model reads at most {most}"
-            f" tokens (it has {tokenizer.model_max_length}, and windows are padded to multiples of"
-            f" {TENSOR_CORE_MULTIPLE})"
+            f"params.yaml: windows.max_length: found {max_length}; this model reads at most {reads}"
+            f" tokens, padded to a multiple of {TENSOR_CORE_MULTIPLE}"
         )
     room = max_length - max_question_length - tokenizer.backend.num_special_tokens_to_add(True)
     if room <= doc_stride:
