@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
+from qa.batches import BATCH_TOKENS, make_batches
 from qa.contenders import Setting
 from qa.engine import Engine
-from qa.features import Window, load_tokenizer, make_batches, make_windows, pad, padded_length
-from qa.logits import BATCH_TOKENS
+from qa.features import Window, load_tokenizer, make_windows, pad
 from qa.sessions import onnx_forward
 from qa.squad import Example
 
@@ -49,13 +49,10 @@ def account(
     config = AutoConfig.from_pretrained(setting.int8, local_files_only=True)
     layers, hidden = config.num_hidden_layers, config.hidden_size
     intermediate = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT's
-    ceiling = int8_ceiling_gops(hidden, intermediate, BATCH_TOKENS)
+    ceiling = int8_ceiling_gops(hidden, intermediate, max(BATCH_TOKENS))
     lengths = [len(window) for window in windows]
     products_s = operations(lengths, layers, hidden, intermediate) / ceiling / 1e9
-    padded = sum(
-        len(batch) * padded_length(max(lengths[i] for i in batch))
-        for batch in make_batches(lengths, BATCH_TOKENS)
-    )
+    padded = sum(len(batch.indices) * batch.length for batch in make_batches(lengths))
     return {
         "ceiling_gops": four_digits(ceiling),
         "fraction_of_ceiling": four_digits(products_s / table_s),
@@ -69,7 +66,7 @@ def account(
 def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:
     """Which operators an ONNX model spends its time in, as OpenVINO's profiler sees it.
 
-    One batch of `BATCH_TOKENS` tokens, ten times, by the openvino package: ONNX Runtime's provider,
+    One batch, ten times, by the openvino package: ONNX Runtime's provider,
     which brings an OpenVINO of its own, does not tell.
 
     Returns:
@@ -78,8 +75,8 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
     """
     import openvino
 
-    batch = next(make_batches([len(window) for window in windows], BATCH_TOKENS))
-    inputs = pad([windows[i] for i in batch], pad_token_id)
+    batch = next(make_batches([len(window) for window in windows]))
+    inputs = pad([windows[i] for i in batch.indices], pad_token_id, batch.length)
     request = (
         openvino.Core()
         .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})

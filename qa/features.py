@@ -7,7 +7,7 @@ windows. Knows nothing of logits, of models or of what a span is worth.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,33 +178,26 @@ def make_windows(
     return windows
 
 
-def make_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group sequences of like length into batches of about `batch_tokens` tokens, padding included.
-
-    Yields:
-        Indices into `lengths`, longest first, so that a batch too large for memory fails at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    at = 0
-    while at < len(order):
-        size = max(1, batch_tokens // padded_length(lengths[order[at]]))
-        yield order[at : at + size]
-        at += size
-
-
 def padded_length(length: int) -> int:
     """`length` rounded up to the multiple that kernels like best."""
     return -(-length // TENSOR_CORE_MULTIPLE) * TENSOR_CORE_MULTIPLE
 
 
-def pad(windows: Sequence[Window], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
+def pad(
+    windows: Sequence[Window], pad_token_id: int, length: int | None = None
+) -> dict[str, NDArray[np.int64]]:
     """Pad windows to one length on the right.
+
+    Args:
+        length: in tokens; without it, what the longest needs.
 
     Returns:
         `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`: int64,
         shape (windows, length).
     """
-    shape = (len(windows), padded_length(max(len(window) for window in windows)))
+    if length is None:
+        length = padded_length(max(len(window) for window in windows))
+    shape = (len(windows), length)
     batch = {
         "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
         "attention_mask": np.zeros(shape, dtype=np.int64),

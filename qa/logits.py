@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qa.features import Window, make_batches, pad
+from qa.batches import Batch, make_batches
+from qa.features import Window, pad
 
 Forward = Callable[[dict[str, NDArray[np.int64]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Model inputs of shape (windows, length) to start and end logits of the same shape, float32."""
-
-BATCH_TOKENS = 2048
-"""Tokens a batch, padding included: a handful of full windows, or some dozens of short ones."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Logits:
 
 
 class PendingLogits:
-    """Windows on their way through a forward pass, in batches of about `BATCH_TOKENS` tokens.
+    """Windows on their way through a forward pass, in batches.
 
     Args:
         executor: runs the batches, as many at a time as it has workers.
@@ -42,9 +40,9 @@ class PendingLogits:
         self, executor: Executor, forward: Forward, windows: Sequence[Window], pad_token_id: int
     ) -> None:
         self.windows = windows
-        self.batches: list[tuple[list[int], Future[tuple[NDArray[np.float32], ...]]]] = [
-            (batch, executor.submit(_run, forward, [windows[i] for i in batch], pad_token_id))
-            for batch in make_batches([len(window) for window in windows], BATCH_TOKENS)
+        self.batches: list[tuple[Batch, Future[tuple[NDArray[np.float32], ...]]]] = [
+            (batch, executor.submit(_run, forward, windows, pad_token_id, batch))
+            for batch in make_batches([len(window) for window in windows])
         ]
 
     def result(self, progress: Callable[[int], object] | None = None) -> list[Logits]:
@@ -58,7 +56,7 @@ class PendingLogits:
         for batch, future in self.batches:
             start, end = future.result()
             finished = 0
-            for row, i in enumerate(batch):
+            for row, i in enumerate(batch.indices):
                 window = self.windows[i]
                 logits[i] = Logits(start[row, : len(window)], end[row, : len(window)])
                 left[window.example] -= 1
@@ -88,6 +86,6 @@ def run_windows(
 
 
 def _run(
-    forward: Forward, windows: Sequence[Window], pad_token_id: int
+    forward: Forward, windows: Sequence[Window], pad_token_id: int, batch: Batch
 ) -> tuple[NDArray[np.float32], ...]:
-    return forward(pad(windows, pad_token_id))
+    return forward(pad([windows[i] for i in batch.indices], pad_token_id, batch.length))

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qa.batches import BATCH_TOKENS, make_batches
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.errors import UserError
 from qa.export import to_onnx, write_folder
-from qa.features import Window, make_batches, make_windows, pad
-from qa.logits import BATCH_TOKENS
+from qa.features import Window, make_windows, pad
 from qa.params import Decoding, Windows
 from qa.processor import cores
 from qa.sessions import Sessions, _locked, _shares, onnx_forward
@@ -67,7 +67,7 @@ def test_the_processors_are_shared_out() -> None:
 def test_sessions_answer_as_one_does(
     folder: Path, tokenizer: Any, windows: list[Window], tmp_path: Path
 ) -> None:
-    assert sum(len(window) for window in windows) > 2 * BATCH_TOKENS  # several batches
+    assert sum(len(window) for window in windows) > 2 * max(BATCH_TOKENS)  # several batches
     forward = onnx_forward(folder, PROVIDER, "fp32")
     alone = Engine(forward, tokenizer, WINDOWS, DECODING).answer(EXAMPLES)
     with Sessions(folder, PROVIDER, "fp32", tmp_path / "cache") as sessions:
@@ -107,7 +107,7 @@ def test_batches_run_at_the_same_time(tiny_model: Path, tokenizer: Any) -> None:
 
     windows = make_windows(EXAMPLES[:30], tokenizer, **WINDOWS.model_dump())
     lengths = [len(window) for window in windows]
-    assert len(list(make_batches(lengths, BATCH_TOKENS))) % 2 == 0
+    assert len(list(make_batches(lengths))) % 2 == 0
     engine = Engine(forward, tokenizer, WINDOWS, DECODING, concurrency=2)
     assert len(engine.answer(EXAMPLES[:30])) == 30
 

@@ -1,0 +1,69 @@
+"""Batches of windows for a forward pass: which go together, and how long they are padded.
+
+The shapes are chosen for the compilers of execution providers. Training has batches of its own.
+Knows nothing of tokens or logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qa.features import padded_length
+
+BATCH_TOKENS = (1920, 2016, 2048, 2080)
+"""Tokens of a full batch, padding included: a handful of long windows, or some dozens of short.
+
+OpenVINO compiles the linear layers anew for each number of tokens, whatever the rows and columns
+it is made of: 20 to 40 ms for MiniLM, a third of a batch's time, against 2 ms for new rows and
+columns of a number that it knows. So there are few numbers, those with many divisors.
+"""
+
+LENGTH_MULTIPLE = 16
+"""Rows of the tiles that AMX multiplies, where the length is free to choose."""
+
+MIN_ROWS = 4
+"""Below it the divisors leave gaps that cost more in padding than compiling does."""
+
+_SHAPES = sorted(
+    {
+        (tokens // rows, rows)
+        for tokens in BATCH_TOKENS
+        for rows in range(MIN_ROWS, tokens)
+        if tokens % (LENGTH_MULTIPLE * rows) == 0
+    }
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that are computed together.
+
+    Attributes:
+        indices: which, as places in the list that was batched.
+        length: tokens to which each is padded.
+    """
+
+    indices: list[int]
+    length: int
+
+
+def make_batches(lengths: Sequence[int]) -> Iterator[Batch]:
+    """Group sequences of like length into batches, full ones of one of `BATCH_TOKENS` tokens.
+
+    None is padded further than the longest of all needs to be: the model may not read more.
+
+    Yields:
+        Longest first, so that a batch too large for memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    at = 0
+    while at < len(order):
+        longest = lengths[order[at]]
+        most = padded_length(lengths[order[0]])
+        length, rows = next(
+            (shape for shape in _SHAPES if longest <= shape[0] <= most),
+            (padded_length(longest), max(1, max(BATCH_TOKENS) // padded_length(longest))),
+        )
+        yield Batch(order[at : at + rows], length)
+        at += rows
