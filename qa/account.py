@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from qa.batches import BATCH_TOKENS, make_batches
+from qa.batches import BATCH_TOKENS, SHAPES, make_batches
 from qa.contenders import Setting
 from qa.engine import Engine
-from qa.features import Window, load_tokenizer, make_windows, pad
-from qa.sessions import onnx_forward
+from qa.features import Tokenizer, Window, load_tokenizer, make_windows, pad
+from qa.sessions import Sessions, onnx_forward
 from qa.squad import Example
 
 
@@ -34,8 +34,8 @@ def account(
         `ceiling_gops`, INT8 operations a second at most, in billions; `fraction_of_ceiling`, what
         the model's matrix products would take at that speed as a share of what the table took; of
         the rest `tokenization` and `decoding`, as shares of the same if nothing ran beside them,
-        and `padding`, the share of the positions computed that are padding; `operators`, the
-        shares of the time of one batch in the model.
+        and `padding`, the share of the positions computed that are padding; `compiling`, see
+        `compile_shares`; `operators`, the shares of the time of one batch in the model.
     """
     forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", "fp32")
     tokenizer = load_tokenizer(setting.int8)
@@ -59,7 +59,44 @@ def account(
         "tokenization": four_digits(parts["tokenization"] / table_s),
         "decoding": four_digits(parts["decoding"] / table_s),
         "padding": four_digits(1 - sum(lengths) / padded),
+        "compiling": compile_shares(setting.int8, tokenizer, setting.windows.max_length),
         "operators": operator_shares(setting.int8 / "model.onnx", windows, tokenizer.pad_token_id),
+    }
+
+
+def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, float]:
+    """What OpenVINO compiles when it first meets a batch's shape, beside the batch itself.
+
+    Full batches of all shapes, the same one several times in each session of a table.
+
+    Args:
+        folder: of the exported model.
+        max_length: tokens of the longest batches.
+
+    Returns:
+        The time of a shape's first run above that of later ones, as a share of the later ones'
+        time, the median of the shapes: `new_tokens` where no batch before had as many tokens,
+        padding included, `known_tokens` where one had, in other rows and columns.
+    """
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    known: set[int] = set()
+    with Sessions(folder, "OpenVINOExecutionProvider", "fp32") as sessions:
+        for length, rows in [(8, 1), *(s for s in reversed(SHAPES) if s[0] <= max_length)]:
+            names = ["input_ids", "attention_mask", *["token_type_ids"] * tokenizer.has_token_types]
+            batch = {name: np.ones((rows, length), dtype=np.int64) for name in names}
+            seconds = []
+            for _ in range(4 * sessions.count):  # the sessions take turns
+                before = time.perf_counter()
+                sessions.forward(batch)
+                seconds.append(time.perf_counter() - before)
+            first, later = seconds[: sessions.count], seconds[sessions.count :]
+            if known:  # the very first run is slower for more reasons
+                new = length * rows not in known
+                shares[new].append(float(np.median(first) / np.median(later)) - 1)
+            known.add(length * rows)
+    return {
+        "new_tokens": four_digits(float(np.median(shares[True]))),
+        "known_tokens": four_digits(float(np.median(shares[False]))),
     }
 
 

@@ -15,8 +15,8 @@ BATCH_TOKENS = (1920, 2016, 2048, 2080)
 """Tokens of a full batch, padding included: a handful of long windows, or some dozens of short.
 
 OpenVINO compiles the linear layers anew for each number of tokens, whatever the rows and columns
-it is made of: 20 to 40 ms for MiniLM, a third of a batch's time, against 2 ms for new rows and
-columns of a number that it knows. So there are few numbers, those with many divisors.
+it is made of, and next to nothing for new rows and columns of a number that it knows
+(`qa.account.compile_shares` measures both). So there are few numbers, those with many divisors.
 """
 
 LENGTH_MULTIPLE = 16
@@ -25,14 +25,13 @@ LENGTH_MULTIPLE = 16
 MIN_ROWS = 4
 """Below it the divisors leave gaps that cost more in padding than compiling does."""
 
-_SHAPES = sorted(
-    {
-        (tokens // rows, rows)
-        for tokens in BATCH_TOKENS
-        for rows in range(MIN_ROWS, tokens)
-        if tokens % (LENGTH_MULTIPLE * rows) == 0
-    }
+SHAPES = sorted(
+    (tokens // rows, rows)
+    for tokens in BATCH_TOKENS
+    for rows in range(MIN_ROWS, tokens)
+    if tokens % (LENGTH_MULTIPLE * rows) == 0
 )
+"""Length and rows of the full batches, shortest first."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,10 @@ def make_batches(lengths: Sequence[int]) -> Iterator[Batch]:
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     at = 0
     while at < len(order):
-        longest = lengths[order[at]]
-        most = padded_length(lengths[order[0]])
+        needed, most = (padded_length(lengths[order[i]]) for i in (at, 0))
         length, rows = next(
-            (shape for shape in _SHAPES if longest <= shape[0] <= most),
-            (padded_length(longest), max(1, max(BATCH_TOKENS) // padded_length(longest))),
+            (shape for shape in SHAPES if needed <= shape[0] <= most),
+            (needed, max(1, max(BATCH_TOKENS) // needed)),
         )
         yield Batch(order[at : at + rows], length)
         at += rows
