@@ -7,8 +7,9 @@ windows. Knows nothing of logits, of models or of what a span is worth.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -149,33 +150,51 @@ def make_windows(
     encoded = tokenizer.backend.encode_batch(
         [(question, example.context) for question, example in zip(questions, examples, strict=True)]
     )
-    windows = []
-    for i, encoding in (
-        (i, part) for i, whole in enumerate(encoded) for part in (whole, *whole.overflowing)
-    ):
-        sequence = np.array([-1 if s is None else s for s in encoding.sequence_ids])
-        words = np.array([-1 if w is None else w for w in encoding.word_ids])
-        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        starts = np.full(len(words), -1, dtype=np.int32)
-        ends = np.full(len(words), -1, dtype=np.int32)
-        context = np.flatnonzero(sequence == 1)
-        if len(context):
-            # Tokens of one word are neighbours: give each the first start and the last end of them.
-            first = np.flatnonzero(np.diff(words[context], prepend=-2))
-            of_word = np.repeat(np.arange(len(first)), np.diff(first, append=len(context)))
-            last = np.append(first[1:], len(context)) - 1
-            starts[context] = offsets[context, 0][first][of_word]
-            ends[context] = offsets[context, 1][last][of_word]
-        windows.append(
-            Window(
-                example=i,
-                input_ids=encoding.ids,
-                token_type_ids=encoding.type_ids if tokenizer.has_token_types else None,
-                starts=starts,
-                ends=ends,
-            )
+    whole = [(i, part) for i, first in enumerate(encoded) for part in (first, *first.overflowing)]
+    starts, ends = _word_boundaries([part for _, part in whole])
+    return [
+        Window(
+            example=i,
+            input_ids=part.ids,
+            token_type_ids=part.type_ids if tokenizer.has_token_types else None,
+            starts=first,
+            ends=end,
         )
-    return windows
+        for (i, part), first, end in zip(whole, starts, ends, strict=True)
+    ]
+
+
+def _word_boundaries(
+    encodings: Sequence[tokenizers.Encoding],
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
+    """`Window.starts` and `Window.ends` of each: all at once, since most are short."""
+    lengths = [len(encoding) for encoding in encodings]
+    total = sum(lengths)
+
+    def flat(values: Iterable[int | None]) -> NDArray[np.int32]:
+        return np.fromiter((-1 if v is None else v for v in values), np.int32, total)
+
+    sequence = flat(chain.from_iterable(encoding.sequence_ids for encoding in encodings))
+    word = flat(chain.from_iterable(encoding.word_ids for encoding in encodings))
+    offsets = np.fromiter(
+        chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)),
+        np.int32,
+        2 * total,
+    ).reshape(-1, 2)
+    starts, ends = np.full((2, total), -1, dtype=np.int32)
+    context = np.flatnonzero(sequence == 1)
+    if len(context):
+        # Tokens of one word are neighbours: give each the first start and the last end of them.
+        window = np.repeat(np.arange(len(lengths)), lengths)[context]
+        new = np.diff(word[context], prepend=-2) != 0
+        first = np.flatnonzero(new | (np.diff(window, prepend=-1) != 0))
+        of_word = np.repeat(np.arange(len(first)), np.diff(first, append=len(context)))
+        last = np.append(first[1:], len(context)) - 1
+        starts[context] = offsets[context, 0][first][of_word]
+        ends[context] = offsets[context, 1][last][of_word]
+    after = list(accumulate(lengths, initial=0))
+    each = [slice(*pair) for pair in pairwise(after)]
+    return [starts[part] for part in each], [ends[part] for part in each]
 
 
 def padded_length(length: int) -> int:

@@ -101,7 +101,7 @@ class Calibrate(_Section):
     shift_channels: bool
     split_channels: Annotated[int, Field(ge=0)]
     smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
-    overflow_fix: Literal["enable", "first_layer_only", "disable"]
+    overflow_fix: bool
     rounding: Literal["gptq", "nearest"]
 
 

@@ -75,7 +75,7 @@ def calibrate(
             validate=False,
         ),
         advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix(params.overflow_fix),
+            overflow_fix=nncf.OverflowFix.DISABLE,  # qa.overflow has a better one
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )

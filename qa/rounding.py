@@ -100,7 +100,7 @@ def _measured_layers(
 def _rounded(weight: torch.Tensor, step: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
     """GPTQ, the most used inputs first, within the range of each row's own weights.
 
-    The quantizer's can be wider: NNCF's overflow fix doubles it, so that sums stay small.
+    The quantizer's can be wider: `qa.overflow` widens it, so that sums stay small.
 
     Args:
         weight: float64 (out, in).

@@ -15,6 +15,7 @@ from qa.checkpoints import load_model
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
+from qa.overflow import widen_ranges
 from qa.params import read_params
 from qa.quantization import calibrate, save_quantized
 from qa.rounding import round_weights
@@ -38,6 +39,8 @@ def main() -> None:
         shift_channels(model, windows, pad)
     split_outlier_channels(model, windows, pad, params.calibrate.split_channels)
     model = calibrate(model, windows, pad, params.calibrate)
+    if params.calibrate.overflow_fix:
+        widen_ranges(model, windows[0], pad)
     if params.calibrate.rounding == "gptq":
         round_weights(model, windows, pad)
     with whole_folder(Path("models/ptq")) as out:

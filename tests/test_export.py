@@ -45,7 +45,7 @@ CALIBRATE = Calibrate(
     shift_channels=False,
     split_channels=0,
     smooth_quant_alpha=0.95,
-    overflow_fix="disable",
+    overflow_fix=False,
     rounding="nearest",
 )
 EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:12]

@@ -56,7 +56,7 @@ def test_own_model_and_data_go_all_the_way(
         "train__precision": "fp32",
         "calibrate__examples": 8,
         "calibrate__preset": "performance",
-        "calibrate__overflow_fix": "enable",
+        "calibrate__overflow_fix": False,
         "calibrate__quantize_attention": True,
         "calibrate__smooth_quant_alpha": -1,
         "train__distillation_weight": 0.0,

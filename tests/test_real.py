@@ -18,6 +18,7 @@ from qa.export import to_onnx, write_folder
 from qa.features import load_tokenizer, make_windows
 from qa.logits import Forward
 from qa.metrics import exact_match_and_f1
+from qa.overflow import widen_ranges
 from qa.params import Params, Precision, read_params
 from qa.processor import has_bf16
 from qa.quantization import calibrate, load_quantized, save_quantized, strip
@@ -70,6 +71,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     shift_channels(fp32, windows, 0)
     split_outlier_channels(fp32, windows, 0, params.calibrate.split_channels)
     calibrated = calibrate(fp32, windows, 0, params.calibrate)
+    widen_ranges(calibrated, windows[0], 0)
     round_weights(calibrated, windows, 0)
     save_quantized(quantized, calibrated, base)
     model = load_quantized(quantized)

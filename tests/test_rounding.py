@@ -44,7 +44,7 @@ def test_the_output_loses_less(layer: tuple[torch.Tensor, torch.Tensor, torch.Te
     multiples = wanted / step
     torch.testing.assert_close(multiples, multiples.round())
     assert multiples.abs().max() <= 127 + 1e-9
-    # Twice the range, as the overflow fix has it: the other half stays empty.
+    # A range that the overflow fix has widened: what is beyond the weights stays empty.
     assert (_rounded(weight, 2 * step, products) / (2 * step)).abs().max() <= 64 + 1e-9
     nearest = (weight / step).round() * step
     assert lost(weight, wanted, products) < 0.3 * lost(weight, nearest, products)

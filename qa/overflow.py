@@ -1,0 +1,69 @@
+"""Weights whose INT8 products add up in 16 bits: INT8 that is exact on processors without VNNI too.
+
+Those (AMD's before Zen 4, Intel's before Cascade Lake) multiply UINT8 by INT8 in pairs and add each
+pair in 16 bits, which saturates ("Nuances of int8 computations", oneDNN's developer guide). NNCF's
+overflow fix halves the range of all weights, one bit; here a channel's range is widened as far as
+its own pairs need. Knows nothing of how quantizers come into a model.
+"""
+
+from __future__ import annotations
+
+import torch
+from nncf.torch.function_hook import get_hook_storage
+from nncf.torch.quantization.layers import BaseQuantizer
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from qa.checkpoints import torch_forward
+from qa.features import Window, pad
+
+LARGEST_PAIR = (2**15 - 1) // 255
+"""What two weights of one sign may add up to, in steps, where both inputs are the largest UINT8."""
+
+MARGIN = 3
+"""Steps that rounding and training may add to a pair: GPTQ was seen to add two."""
+
+
+def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> None:
+    """Widen the ranges of a fake-quantized model's linear weights, in place, where pairs overflow.
+
+    The pairs are those of `vpmaddubsw`: inputs 0 and 1 of a layer, 2 and 3, and so on. A channel
+    whose weights fit already keeps its range.
+
+    Args:
+        window: for one forward pass, which tells what weight each quantizer has.
+    """
+    weights: dict[BaseQuantizer, torch.Tensor] = {}
+
+    def note(quantizer: BaseQuantizer, inputs: tuple[torch.Tensor]) -> None:
+        weights[quantizer] = inputs[0]
+
+    handles = [
+        quantizer.register_forward_pre_hook(note)
+        for name, hooks in get_hook_storage(model).pre_hooks.items()
+        for quantizer in hooks.values()
+        if "/linear/" in name and name.endswith("__1") and isinstance(quantizer, BaseQuantizer)
+    ]
+    torch_forward(model)(pad([window], pad_token_id))
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        for quantizer, weight in weights.items():
+            _, _, step, _ = quantizer.get_parameters_for_torch_fq()
+            pairs = largest_pairs((weight / step.reshape(-1, 1)).round())
+            factor = (pairs / (LARGEST_PAIR - MARGIN)).clamp(min=1)
+            quantizer.scale.mul_(factor.reshape(quantizer.scale.shape))
+
+
+def largest_pairs(levels: torch.Tensor) -> torch.Tensor:
+    """The largest sum of two neighbours of one sign in each row, without its sign.
+
+    Args:
+        levels: weights in steps of their quantizer, (out, in).
+
+    Returns:
+        One a row, (out,).
+    """
+    even = functional.pad(levels, (0, levels.shape[1] % 2))
+    pairs = even.reshape(len(even), -1, 2)
+    return torch.maximum(pairs.relu().sum(2), (-pairs).relu().sum(2)).amax(1)

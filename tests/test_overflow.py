@@ -1,0 +1,88 @@
+"""The overflow fix: ranges as wide as pairs of weights need, and no wider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from qa.checkpoints import load_model
+from qa.features import Window, make_windows
+from qa.overflow import LARGEST_PAIR, MARGIN, largest_pairs, widen_ranges
+from qa.params import read_params
+from qa.quantization import calibrate
+from qa.rounding import _measured_layers, round_weights
+from qa.squad import read_squad_json
+from tests.conftest import ROOT
+
+
+def test_a_pair_is_two_neighbours_of_one_sign() -> None:
+    levels = torch.tensor(
+        [
+            [100.0, -100.0, 30.0, 20.0, 0.0],  # signs that differ cannot overflow
+            [1.0, 90.0, 90.0, 1.0, 0.0],  # neighbours, but not of one pair
+            [-70.0, -60.0, 100.0, 9.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, -127.0],  # the last of an odd number has no partner
+        ]
+    )
+    assert largest_pairs(levels).tolist() == [100, 91, 130, 127]
+
+
+@pytest.fixture
+def windows(tokenizer: Any) -> list[Window]:
+    examples = read_squad_json(ROOT / "data/sample/train.json")[:8]
+    return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
+
+
+@pytest.fixture
+def model(tiny_model: Path, windows: list[Window]) -> PreTrainedModel:
+    options = read_params(ROOT / "params.yaml").calibrate
+    return calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
+
+
+def levels_and_steps(
+    model: PreTrainedModel, windows: list[Window]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    with torch.no_grad():
+        layers = _measured_layers(model, windows[:1], 0)
+        steps = [layer.quantizer.get_parameters_for_torch_fq()[2] for layer in layers]
+        return [
+            ((layer.weight / step.reshape(-1, 1)).round(), step)
+            for layer, step in zip(layers, steps, strict=True)
+        ]
+
+
+def test_ranges_are_as_wide_as_needed(model: PreTrainedModel, windows: list[Window]) -> None:
+    before = levels_and_steps(model, windows)
+    others = {
+        name: value.clone() for name, value in model.state_dict().items() if "linear" not in name
+    }
+    widen_ranges(model, windows[0], 0)
+    after = levels_and_steps(model, windows)
+    assert len(after) == 2 * 6 + 1  # of two encoder layers, and the head
+    room = LARGEST_PAIR - MARGIN
+    widened = 0
+    for (was, step), (now, wider) in zip(before, after, strict=True):
+        fits = largest_pairs(was) <= room
+        assert torch.equal(step[fits], wider[fits])
+        assert (largest_pairs(now) <= room + 1).all()  # two weights are rounded
+        assert (largest_pairs(now)[~fits] >= room - 1).all()
+        widened += int((~fits).sum())
+    assert widened > 0
+    state = model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in others.items())
+
+
+def test_no_pair_saturates_after_rounding(model: PreTrainedModel, windows: list[Window]) -> None:
+    widen_ranges(model, windows[0], 0)
+    round_weights(model, windows, 0)
+    generator = torch.Generator().manual_seed(0)
+    for levels, _ in levels_and_steps(model, windows):
+        assert (largest_pairs(levels) <= LARGEST_PAIR).all()
+        inputs = torch.randint(0, 256, (64, levels.shape[1]), generator=generator)
+        # The products of each pair added up in 16 bits are those added up exactly.
+        pairs = (inputs[:, None] * levels.long()).reshape(64, len(levels), -1, 2).sum(3)
+        assert torch.equal(pairs, pairs.clamp(-(2**15), 2**15 - 1))
