@@ -76,13 +76,14 @@ def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[
     Returns:
         The time of a shape's first run above that of later ones, as a share of the later ones'
         time, the median of the shapes: `new_tokens` where no batch before had as many tokens,
-        padding included, `known_tokens` where one had, in other rows and columns.
+        padding included, `known_tokens` where one had, in other rows and columns; without what no
+        shape of `max_length` shows.
     """
-    shares: dict[bool, list[float]] = {True: [], False: []}
+    shares: dict[str, list[float]] = {"new_tokens": [], "known_tokens": []}
     known: set[int] = set()
+    names = ["input_ids", "attention_mask", *["token_type_ids"] * tokenizer.has_token_types]
     with Sessions(folder, "OpenVINOExecutionProvider", "fp32") as sessions:
         for length, rows in [(8, 1), *(s for s in reversed(SHAPES) if s[0] <= max_length)]:
-            names = ["input_ids", "attention_mask", *["token_type_ids"] * tokenizer.has_token_types]
             batch = {name: np.ones((rows, length), dtype=np.int64) for name in names}
             seconds = []
             for _ in range(4 * sessions.count):  # the sessions take turns
@@ -91,13 +92,10 @@ def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[
                 seconds.append(time.perf_counter() - before)
             first, later = seconds[: sessions.count], seconds[sessions.count :]
             if known:  # the very first run is slower for more reasons
-                new = length * rows not in known
-                shares[new].append(float(np.median(first) / np.median(later)) - 1)
+                name = "known_tokens" if length * rows in known else "new_tokens"
+                shares[name].append(float(np.median(first) / np.median(later)) - 1)
             known.add(length * rows)
-    return {
-        "new_tokens": four_digits(float(np.median(shares[True]))),
-        "known_tokens": four_digits(float(np.median(shares[False]))),
-    }
+    return {name: four_digits(float(np.median(some))) for name, some in shares.items() if some}
 
 
 def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:

@@ -20,18 +20,20 @@ it is made of, and next to nothing for new rows and columns of a number that it 
 """
 
 LENGTH_MULTIPLE = 16
-"""Rows of the tiles that AMX multiplies, where the length is free to choose."""
+"""Coarser than padding needs: fewer shapes to compile, and whole tiles of AMX in attention."""
 
 MIN_ROWS = 4
-"""Below it the divisors leave gaps that cost more in padding than compiling does."""
+"""With fewer rows the divisors lie far apart, and padding to the next is much."""
 
 SHAPES = sorted(
-    (tokens // rows, rows)
-    for tokens in BATCH_TOKENS
-    for rows in range(MIN_ROWS, tokens)
-    if tokens % (LENGTH_MULTIPLE * rows) == 0
+    {
+        tokens // rows: rows
+        for tokens in reversed(BATCH_TOKENS)
+        for rows in range(MIN_ROWS, tokens)
+        if tokens % (LENGTH_MULTIPLE * rows) == 0
+    }.items()
 )
-"""Length and rows of the full batches, shortest first."""
+"""Length and rows of the full batches, shortest first; of a length those with the fewest rows."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,18 @@ class Batch:
 def make_batches(lengths: Sequence[int]) -> Iterator[Batch]:
     """Group sequences of like length into batches, full ones of one of `BATCH_TOKENS` tokens.
 
-    None is padded further than the longest of all needs to be: the model may not read more.
+    None is padded further than the longest of all needs to be: the model may not read more. Where
+    that leaves no shape of `SHAPES`, and for sequences longer than those, a batch has as many as
+    `BATCH_TOKENS` allows; the last batch has what is left.
 
     Yields:
         Longest first, so that a batch too large for memory fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    most = padded_length(max(lengths, default=0))
     at = 0
     while at < len(order):
-        needed, most = (padded_length(lengths[order[i]]) for i in (at, 0))
+        needed = padded_length(lengths[order[at]])
         length, rows = next(
             (shape for shape in SHAPES if needed <= shape[0] <= most),
             (needed, max(1, max(BATCH_TOKENS) // needed)),

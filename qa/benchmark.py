@@ -36,7 +36,7 @@ class Figures:
     table_s: list[float] = field(default_factory=list)
     """Seconds for the table in a process that has answered one row, one a round."""
     again_s: list[float] = field(default_factory=list)
-    """Seconds for the same table, asked again: OpenVINO compiles a kernel for every new shape."""
+    """Seconds for the same table, asked again: OpenVINO compiles for every new shape."""
     latencies_s: dict[int, list[float]] = field(default_factory=dict)
     """By length in tokens, seconds for one question, one a repeat."""
     peak_mb: float = 0.0

@@ -22,6 +22,9 @@ from qa.squad import Example, Span
 TENSOR_CORE_MULTIPLE = 8
 """Padded lengths are multiples of 8 tokens, the tile that INT8 and BF16 kernels work in."""
 
+ENCODINGS = 1024
+"""Windows whose words are found at once: enough for speed, and no more memory than that."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -150,24 +153,30 @@ def make_windows(
     encoded = tokenizer.backend.encode_batch(
         [(question, example.context) for question, example in zip(questions, examples, strict=True)]
     )
-    whole = [(i, part) for i, first in enumerate(encoded) for part in (first, *first.overflowing)]
-    starts, ends = _word_boundaries([part for _, part in whole])
-    return [
-        Window(
-            example=i,
-            input_ids=part.ids,
-            token_type_ids=part.type_ids if tokenizer.has_token_types else None,
-            starts=first,
-            ends=end,
-        )
-        for (i, part), first, end in zip(whole, starts, ends, strict=True)
-    ]
+    parts = [(i, part) for i, first in enumerate(encoded) for part in (first, *first.overflowing)]
+    windows = []
+    for some in (parts[at : at + ENCODINGS] for at in range(0, len(parts), ENCODINGS)):
+        starts, ends = _word_boundaries([part for _, part in some])
+        windows += [
+            Window(
+                example=i,
+                input_ids=part.ids,
+                token_type_ids=part.type_ids if tokenizer.has_token_types else None,
+                starts=first,
+                ends=end,
+            )
+            for (i, part), first, end in zip(some, starts, ends, strict=True)
+        ]
+    return windows
 
 
 def _word_boundaries(
     encodings: Sequence[tokenizers.Encoding],
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
-    """`Window.starts` and `Window.ends` of each: all at once, since most are short."""
+    """`Window.starts` and `Window.ends` of each encoding.
+
+    Of all at once: for a window alone, calling numpy takes longer than what it computes.
+    """
     lengths = [len(encoding) for encoding in encodings]
     total = sum(lengths)
 

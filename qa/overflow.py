@@ -1,34 +1,35 @@
 """Weights whose INT8 products add up in 16 bits: INT8 that is exact on processors without VNNI too.
 
-Those (AMD's before Zen 4, Intel's before Cascade Lake) multiply UINT8 by INT8 in pairs and add each
-pair in 16 bits, which saturates ("Nuances of int8 computations", oneDNN's developer guide). NNCF's
-overflow fix halves the range of all weights, one bit; here a channel's range is widened as far as
-its own pairs need. Knows nothing of how quantizers come into a model.
+Those multiply UINT8 by INT8 in pairs and add each pair in 16 bits, which saturates ("Nuances of
+int8 computations", oneDNN's developer guide). NNCF's overflow fix doubles the ranges of all
+weights, which costs each a bit; here a channel's range grows only as far as its own pairs need.
+Knows nothing of how quantizers come into a model.
 """
 
 from __future__ import annotations
 
 import torch
-from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.quantization.layers import BaseQuantizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
 from qa.features import Window, pad
+from qa.quantization import linear_weight_quantizers
 
 LARGEST_PAIR = (2**15 - 1) // 255
 """What two weights of one sign may add up to, in steps, where both inputs are the largest UINT8."""
 
 MARGIN = 3
-"""Steps that rounding and training may add to a pair: GPTQ was seen to add two."""
+"""Steps left free in a pair, which rounding and training may add: GPTQ was seen to add two."""
 
 
 def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> None:
     """Widen the ranges of a fake-quantized model's linear weights, in place, where pairs overflow.
 
     The pairs are those of `vpmaddubsw`: inputs 0 and 1 of a layer, 2 and 3, and so on. A channel
-    whose weights fit already keeps its range.
+    whose pairs fit already keeps its range. The products of attention have no weights: quantized,
+    they may still overflow.
 
     Args:
         window: for one forward pass, which tells what weight each quantizer has.
@@ -40,9 +41,7 @@ def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> N
 
     handles = [
         quantizer.register_forward_pre_hook(note)
-        for name, hooks in get_hook_storage(model).pre_hooks.items()
-        for quantizer in hooks.values()
-        if "/linear/" in name and name.endswith("__1") and isinstance(quantizer, BaseQuantizer)
+        for _, quantizer in linear_weight_quantizers(model)
     ]
     torch_forward(model)(pad([window], pad_token_id))
     for handle in handles:

@@ -75,7 +75,7 @@ def calibrate(
             validate=False,
         ),
         advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.DISABLE,  # qa.overflow has a better one
+            overflow_fix=nncf.OverflowFix.DISABLE,  # qa.overflow widens less
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )
@@ -204,6 +204,18 @@ class _FakeQuantize(torch.autograd.Function):
             (values,) = ctx.saved_tensors
             gradient = torch.ops.aten.hardtanh_backward(gradient, values, *ctx.limits)
         return gradient, None, None, None
+
+
+def linear_weight_quantizers(model: PreTrainedModel) -> list[tuple[str, BaseQuantizer]]:
+    """Of each linear operator, NNCF's name of it and the quantizer of its weight."""
+    found = []
+    for name, hooks in get_hook_storage(model).pre_hooks.items():
+        operator, _, port = name.rpartition("__")
+        if "/linear/" in operator and port == "1":
+            found += [
+                (operator, hook) for hook in hooks.values() if isinstance(hook, BaseQuantizer)
+            ]
+    return found
 
 
 def _with_tied_quantizers(model: PreTrainedModel) -> PreTrainedModel:

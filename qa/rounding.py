@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from nncf.torch.function_hook import get_hook_storage, register_pre_function_hook
+from nncf.torch.function_hook import register_pre_function_hook
 from nncf.torch.quantization.layers import BaseQuantizer
 from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
 from qa.features import Window, pad
+from qa.quantization import linear_weight_quantizers
 
 DAMPING = 0.01
 """Added to the diagonal, times its mean, so that a channel that is never used does no harm."""
@@ -75,14 +76,11 @@ def _measured_layers(
     model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int
 ) -> list[_Layer]:
     layers, handles = [], []
-    for name, hooks in list(get_hook_storage(model).pre_hooks.items()):
-        operator, _, port = name.rpartition("__")
-        for quantizer in hooks.values():
-            if "/linear/" in operator and port == "1" and isinstance(quantizer, BaseQuantizer):
-                layer = _Layer(quantizer)
-                handles.append(quantizer.register_forward_pre_hook(layer.note_weight))
-                handles.append(register_pre_function_hook(model, operator, 0, layer))
-                layers.append(layer)
+    for operator, quantizer in linear_weight_quantizers(model):
+        layer = _Layer(quantizer)
+        handles.append(quantizer.register_forward_pre_hook(layer.note_weight))
+        handles.append(register_pre_function_hook(model, operator, 0, layer))
+        layers.append(layer)
     forward = torch_forward(model)
     for window in windows:
         forward(pad([window], pad_token_id))

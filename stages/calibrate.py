@@ -1,4 +1,4 @@
-"""Stage calibrate: outliers tamed, INT8 quantizers inserted, their ranges from real windows.
+"""Stage calibrate: outliers tamed, INT8 quantizers inserted, ranges from windows and weights.
 
 Writes models/ptq/, what post-training quantization gives: where quantization-aware training starts
 and what it is measured against.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qa import features
 from qa.errors import UserError
 from qa.features import make_windows, pad
 from qa.squad import Example, Span, read_squad_json
@@ -86,6 +87,40 @@ def test_words_are_whole(tokenizer: Any) -> None:
     window = make_windows([Example("", "?", context)], tokenizer, **SIZES)[0]
     words = {context[s:e] for s, e in zip(window.starts, window.ends, strict=True) if s >= 0}
     assert words == {"The", "unbelievableness", "of", "Llanfairpwllgwyngyll", "."}
+
+
+def test_neighbours_do_not_share_words(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words are found in many windows at once: each is as if it were alone."""
+    contexts = [
+        "London",
+        "Paris",
+        " ",
+        "Oslo",
+        "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2,
+        "Rome",
+    ]
+    examples = [Example(context, "Where?", context) for context in contexts]
+    sizes = {"max_length": 32, "doc_stride": 0, "max_question_length": 16}
+    together = make_windows(examples, tokenizer, **sizes)
+    assert len(together) > len(contexts)
+    for i, context in enumerate(contexts):
+        ours = [window for window in together if window.example == i]
+        alone = make_windows([examples[i]], tokenizer, **sizes)
+        for a, b in zip(ours, alone, strict=True):
+            np.testing.assert_array_equal(a.starts, b.starts)
+            np.testing.assert_array_equal(a.ends, b.ends)
+            inside = a.starts >= 0
+            assert inside.any() == bool(context.strip())
+            for start, end in zip(a.starts[inside], a.ends[inside], strict=True):
+                assert 0 <= start < end <= len(context)
+    # A word that windows cut in two is whole in neither: each has the part that it reads.
+    parts = [w for w in together if w.example == 4]
+    assert all(a.ends.max() == b.starts.max() for a, b in itertools.pairwise(parts))
+    monkeypatch.setattr(features, "ENCODINGS", 2)
+    for a, b in zip(together, make_windows(examples, tokenizer, **sizes), strict=True):
+        assert (a.example, a.input_ids) == (b.example, b.input_ids)
+        np.testing.assert_array_equal(a.starts, b.starts)
+        np.testing.assert_array_equal(a.ends, b.ends)
 
 
 def test_a_long_question_loses_its_end(tokenizer: Any) -> None:

@@ -17,11 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from qa.contenders import CONTENDERS, Setting
+from qa.overflow import LARGEST_PAIR, largest_pairs
 from qa.params import read_params
 from qa.sessions import inference_precision
 from qa.squad import Span, read_examples, write_examples
@@ -85,6 +89,21 @@ def test_metrics_and_plots_show_something(reproduced: Project) -> None:
     plots = json.loads(reproduced.check("dvc", "plots", "show", "--json"))
     assert {"Loss", "Learning rate", "F1 by question word"} <= plots["data"].keys()
     assert not plots.get("errors")
+
+
+def test_no_pair_of_trained_weights_overflows(reproduced: Project) -> None:
+    """Training moves weights in the ranges that calibration gave them."""
+    for name in ("ptq", "int8"):
+        graph = onnx.load(reproduced.folder / f"models/onnx/{name}/model.onnx").graph
+        weights = [
+            onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            for tensor in graph.initializer
+            if "/linear/" in tensor.name and tensor.data_type == onnx.TensorProto.INT8
+        ]
+        weights = [weight for weight in weights if weight.ndim == 2]
+        assert len(weights) == 6 * 6 + 1  # of six encoder layers, and the head
+        for weight in weights:
+            assert largest_pairs(torch.from_numpy(weight)).max() <= LARGEST_PAIR
 
 
 def test_predictions_are_in_squads_format(reproduced: Project) -> None:

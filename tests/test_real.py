@@ -71,7 +71,8 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     shift_channels(fp32, windows, 0)
     split_outlier_channels(fp32, windows, 0, params.calibrate.split_channels)
     calibrated = calibrate(fp32, windows, 0, params.calibrate)
-    widen_ranges(calibrated, windows[0], 0)
+    if params.calibrate.overflow_fix:
+        widen_ranges(calibrated, windows[0], 0)
     round_weights(calibrated, windows, 0)
     save_quantized(quantized, calibrated, base)
     model = load_quantized(quantized)
