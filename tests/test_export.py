@@ -13,6 +13,7 @@ import pytest
 import torch
 from nncf.torch.function_hook import get_hook_storage
 from onnx import numpy_helper
+from transformers import PreTrainedModel
 
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
@@ -21,6 +22,7 @@ from qa.export import check_same, describe, relative_difference, to_onnx, write_
 from qa.features import Window, make_windows
 from qa.logits import run_windows
 from qa.outputs import hash_file
+from qa.overflow import widen_ranges
 from qa.params import Calibrate, Decoding, Windows
 from qa.quantization import (
     calibrate,
@@ -45,7 +47,7 @@ CALIBRATE = Calibrate(
     shift_channels=False,
     split_channels=0,
     smooth_quant_alpha=0.95,
-    overflow_fix=False,
+    overflow_fix=True,
     rounding="nearest",
 )
 EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:12]
@@ -63,9 +65,14 @@ def quantized(
     windows: list[Window],
 ) -> Path:
     folder = tmp_path_factory.mktemp("qat")
-    model, _ = load_model(tiny_model, dropout=False)
-    save_quantized(folder, calibrate(model, windows[:8], 0, CALIBRATE), tiny_model)
+    save_quantized(folder, calibrated(tiny_model, windows), tiny_model)
     return folder
+
+
+def calibrated(folder: Path, windows: list[Window]) -> PreTrainedModel:
+    model = calibrate(load_model(folder, dropout=False)[0], windows[:8], 0, CALIBRATE)
+    widen_ranges(model, windows[0], 0)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +89,7 @@ def onnx_folder(
 def test_a_quantized_model_comes_back_as_it_was(
     tiny_model: Path, quantized: Path, windows: list[Window]
 ) -> None:
-    model, _ = load_model(tiny_model, dropout=False)
-    before = run_windows(torch_forward(calibrate(model, windows[:8], 0, CALIBRATE)), windows, 0)
+    before = run_windows(torch_forward(calibrated(tiny_model, windows)), windows, 0)
     after = run_windows(torch_forward(load_quantized(quantized)), windows, 0)
     assert all(np.array_equal(a.start, b.start) for a, b in zip(before, after, strict=True))
     plain, _ = load_model(tiny_model, dropout=False)
