@@ -13,7 +13,7 @@ import sys
 import threading
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -97,6 +97,7 @@ def _one_line(repo: Repo, doing: str) -> Iterator[None]:
     """Turn what DVC and Azure Storage say inside the block into one line that says what to do."""
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
     warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what it left when it failed
+    sys.unraisablehook = _unraisable
     client = open_remote(repo)
     with _watched(client.url), one_line(client, doing):
         try:
@@ -107,6 +108,16 @@ def _one_line(repo: Repo, doing: str) -> Iterator[None]:
             ) from None
         except DvcException as error:
             raise UserError(f"push: {first_sentence(error)}; check with `make remote`") from None
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Python's hook, but for coroutines that were never awaited: those are ignored, as above.
+
+    Python warns of one wherever it happens to be freed, and has no `__import__` to do so with
+    inside a namedtuple, which it then tells here.
+    """
+    if not isinstance(what.object, Coroutine):
+        sys.__unraisablehook__(what)
 
 
 @contextmanager
