@@ -9,13 +9,11 @@ Knows nothing of how quantizers come into a model.
 from __future__ import annotations
 
 import torch
-from nncf.torch.quantization.layers import BaseQuantizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from qa.checkpoints import torch_forward
-from qa.features import Window, pad
-from qa.quantization import linear_weight_quantizers
+from qa.features import Window
+from qa.quantization import quantized_linears
 
 LARGEST_PAIR = (2**15 - 1) // 255
 """What two weights of one sign may add up to, in steps, where both inputs are the largest UINT8."""
@@ -24,7 +22,7 @@ MARGIN = 3
 """Steps left free in a pair, which rounding and training may add: GPTQ was seen to add two."""
 
 
-def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> None:
+def widen_ranges(model: PreTrainedModel, example: Window, pad_token_id: int) -> None:
     """Widen the ranges of a fake-quantized model's linear weights, in place, where pairs overflow.
 
     The pairs are those of `vpmaddubsw`: inputs 0 and 1 of a layer, 2 and 3, and so on. A channel
@@ -32,26 +30,14 @@ def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> N
     they may still overflow.
 
     Args:
-        window: for one forward pass, which tells what weight each quantizer has.
+        example: for one forward pass, see `quantized_linears`.
     """
-    weights: dict[BaseQuantizer, torch.Tensor] = {}
-
-    def note(quantizer: BaseQuantizer, inputs: tuple[torch.Tensor]) -> None:
-        weights[quantizer] = inputs[0]
-
-    handles = [
-        quantizer.register_forward_pre_hook(note)
-        for _, quantizer in linear_weight_quantizers(model)
-    ]
-    torch_forward(model)(pad([window], pad_token_id))
-    for handle in handles:
-        handle.remove()
     with torch.no_grad():
-        for quantizer, weight in weights.items():
-            _, _, step, _ = quantizer.get_parameters_for_torch_fq()
-            pairs = largest_pairs((weight / step.reshape(-1, 1)).round())
+        for linear in quantized_linears(model, example, pad_token_id):
+            _, _, step, _ = linear.quantizer.get_parameters_for_torch_fq()
+            pairs = largest_pairs((linear.weight / step.reshape(-1, 1)).round())
             factor = (pairs / (LARGEST_PAIR - MARGIN)).clamp(min=1)
-            quantizer.scale.mul_(factor.reshape(quantizer.scale.shape))
+            linear.quantizer.scale.mul_(factor.reshape(linear.quantizer.scale.shape))
 
 
 def largest_pairs(levels: torch.Tensor) -> torch.Tensor:

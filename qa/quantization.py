@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model
+from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model, torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.params import Calibrate
@@ -206,16 +207,51 @@ class _FakeQuantize(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def linear_weight_quantizers(model: PreTrainedModel) -> list[tuple[str, BaseQuantizer]]:
-    """Of each linear operator, NNCF's name of it and the quantizer of its weight."""
-    found = []
-    for name, hooks in get_hook_storage(model).pre_hooks.items():
-        operator, _, port = name.rpartition("__")
-        if "/linear/" in operator and port == "1":
-            found += [
-                (operator, hook) for hook in hooks.values() if isinstance(hook, BaseQuantizer)
-            ]
-    return found
+@dataclass(frozen=True)
+class QuantizedLinear:
+    """A call of a linear layer whose weight is quantized.
+
+    Attributes:
+        operator: NNCF's name of the call.
+        weight: the layer's own, not quantized, (out, in).
+        quantizer: of that weight, symmetric, one range a row.
+    """
+
+    operator: str
+    weight: nn.Parameter
+    quantizer: BaseQuantizer
+
+
+def quantized_linears(
+    model: PreTrainedModel, example: Window, pad_token_id: int
+) -> list[QuantizedLinear]:
+    """The linear layers of a fake-quantized model, one for each call: ALBERT calls a layer often.
+
+    Args:
+        example: for one forward pass. NNCF's name of a call does not tell which layer it is of, and
+            the quantizer reads that layer's weight.
+    """
+    quantizers = [
+        (operator, hook)
+        for name, hooks in get_hook_storage(model).pre_hooks.items()
+        for operator, _, port in [name.rpartition("__")]
+        if "/linear/" in operator and port == "1"
+        for hook in hooks.values()
+        if isinstance(hook, BaseQuantizer)
+    ]
+    weights: dict[BaseQuantizer, nn.Parameter] = {}
+
+    def note(quantizer: BaseQuantizer, inputs: tuple[nn.Parameter]) -> None:
+        weights[quantizer] = inputs[0]
+
+    handles = [quantizer.register_forward_pre_hook(note) for _, quantizer in quantizers]
+    torch_forward(model)(pad([example], pad_token_id))
+    for handle in handles:
+        handle.remove()
+    return [
+        QuantizedLinear(operator, weights[quantizer], quantizer)
+        for operator, quantizer in quantizers
+    ]
 
 
 def _with_tied_quantizers(model: PreTrainedModel) -> PreTrainedModel:

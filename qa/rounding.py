@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import torch
 from nncf.torch.function_hook import register_pre_function_hook
-from nncf.torch.quantization.layers import BaseQuantizer
 from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
 from qa.features import Window, pad
-from qa.quantization import linear_weight_quantizers
+from qa.quantization import QuantizedLinear, quantized_linears
 
 DAMPING = 0.01
 """Added to the diagonal, times its mean, so that a channel that is never used does no harm."""
@@ -27,24 +26,14 @@ BLOCK = 128
 """Columns after which the others are told of the error; for speed alone. Both as in the paper."""
 
 
-class _Layer(nn.Module):
+class _Inputs(nn.Module):
     """What a linear layer is seen to read while calibration windows pass.
 
     Attributes:
-        weight: float32 (out, in), the layer's own.
         products: sum of the outer products of its inputs, as quantized, float64 (in, in).
     """
 
-    weight: nn.Parameter
     products: torch.Tensor
-
-    def __init__(self, quantizer: BaseQuantizer) -> None:
-        super().__init__()
-        self.quantizer = quantizer
-
-    def note_weight(self, _: nn.Module, inputs: tuple[nn.Parameter]) -> None:
-        """As a hook of the weight's quantizer."""
-        self.weight = inputs[0]
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As a function hook behind the quantizer of the inputs: adds to `products`."""
@@ -63,36 +52,39 @@ def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_i
         windows: calibration set, one forward pass each. The products of all layers' inputs are in
             memory together: 8 bytes times the square of each layer's inputs.
     """
+    linears = quantized_linears(model, windows[0], pad_token_id)
     with torch.no_grad():
-        for layer in _measured_layers(model, windows, pad_token_id):
-            _, _, scale, _ = layer.quantizer.get_parameters_for_torch_fq()
-            weight, step = layer.weight.double(), scale.double().reshape(-1, 1)
-            wanted = _rounded(weight, step, layer.products)
+        products = _input_products(model, linears, windows, pad_token_id)
+        # A weight that is called more than once has a quantizer for each call, all of one range.
+        for weight, quantizer in {each.weight: each.quantizer for each in linears}.items():
+            _, _, scale, _ = quantizer.get_parameters_for_torch_fq()
+            wide, step = weight.double(), scale.double().reshape(-1, 1)
+            wanted = _rounded(wide, step, products[weight])
             # A hundredth of a step inside the range: the quantizer divides in float32.
-            layer.weight.copy_(weight.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
+            weight.copy_(wide.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
 
 
-def _measured_layers(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int
-) -> list[_Layer]:
-    layers, handles = [], []
-    for operator, quantizer in linear_weight_quantizers(model):
-        layer = _Layer(quantizer)
-        handles.append(quantizer.register_forward_pre_hook(layer.note_weight))
-        handles.append(register_pre_function_hook(model, operator, 0, layer))
-        layers.append(layer)
+def _input_products(
+    model: PreTrainedModel,
+    linears: Sequence[QuantizedLinear],
+    windows: Sequence[Window],
+    pad_token_id: int,
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Of each weight, the `_Inputs.products` of all its calls."""
+    seen = [_Inputs() for _ in linears]
+    handles = [
+        register_pre_function_hook(model, linear.operator, 0, inputs)
+        for linear, inputs in zip(linears, seen, strict=True)
+    ]
     forward = torch_forward(model)
     for window in windows:
         forward(pad([window], pad_token_id))
     for handle in handles:
         handle.remove()
-    # A weight that is called more than once, as in ALBERT, has a quantizer for each call.
-    by_weight: dict[int, _Layer] = {}
-    for layer in layers:
-        first = by_weight.setdefault(id(layer.weight), layer)
-        if first is not layer:
-            first.products = first.products + layer.products
-    return list(by_weight.values())
+    products: dict[nn.Parameter, torch.Tensor] = {}
+    for linear, inputs in zip(linears, seen, strict=True):
+        products[linear.weight] = products.get(linear.weight, 0) + inputs.products
+    return products
 
 
 def _rounded(weight: torch.Tensor, step: torch.Tensor, products: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from qa.checkpoints import load_model
 from qa.features import Window, make_windows
 from qa.overflow import LARGEST_PAIR, MARGIN, largest_pairs, widen_ranges
 from qa.params import read_params
-from qa.quantization import calibrate
-from qa.rounding import _measured_layers, round_weights
+from qa.quantization import calibrate, quantized_linears
+from qa.rounding import round_weights
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def levels_and_steps(
     model: PreTrainedModel, windows: list[Window]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with torch.no_grad():
-        layers = _measured_layers(model, windows[:1], 0)
+        layers = quantized_linears(model, windows[0], 0)
         steps = [layer.quantizer.get_parameters_for_torch_fq()[2] for layer in layers]
         return [
             ((layer.weight / step.reshape(-1, 1)).round(), step)

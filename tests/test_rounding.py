@@ -14,8 +14,8 @@ from qa import rounding
 from qa.checkpoints import load_model
 from qa.features import Window, make_windows
 from qa.params import read_params
-from qa.quantization import calibrate
-from qa.rounding import _measured_layers, _rounded, round_weights
+from qa.quantization import calibrate, quantized_linears
+from qa.rounding import _input_products, _rounded, round_weights
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
 
@@ -75,8 +75,9 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
     )
     options = read_params(ROOT / "params.yaml").calibrate.model_copy(update={"split_channels": 0})
     model = calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
+    layers = quantized_linears(model, windows[0], 0)
     with torch.no_grad():
-        layers = _measured_layers(model, windows, 0)
+        products = _input_products(model, layers, windows, 0)
     assert len(layers) == 2 * 6 + 1  # of two encoder layers, and the head
     before = [layer.weight.detach().clone() for layer in layers]
     names = list(model.state_dict())
@@ -84,7 +85,7 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
     assert list(model.state_dict()) == names
     storage = get_hook_storage(model)
     assert not any(
-        isinstance(hook, rounding._Layer)
+        isinstance(hook, rounding._Inputs)
         for hooks in storage.pre_hooks.values()
         for hook in hooks.values()
     )
@@ -95,8 +96,8 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
         nearest, wanted = (
             layer.quantizer.quantize(values).detach().double() for values in (weight, layer.weight)
         )
-        was = weight.double()
-        assert lost(was, wanted, layer.products) < 0.9 * lost(was, nearest, layer.products)
+        was, sums = weight.double(), products[layer.weight]
+        assert lost(was, wanted, sums) < 0.9 * lost(was, nearest, sums)
         # What rounds as it did has not moved, but off the boundary between two steps.
         assert ((now - was).abs() < 0.011 * step)[(wanted - nearest).abs() < 0.5 * step].all()
         assert 0 < ((wanted - nearest).abs() > 0.5 * step).double().mean() < 0.9
@@ -119,7 +120,14 @@ def test_a_weight_that_is_called_again_is_rounded_once(tokenizer: Any) -> None:
     options = read_params(ROOT / "params.yaml").calibrate
     model = AutoModelForQuestionAnswering.from_config(config).eval()
     model = calibrate(model, windows, 0, options)
+    calls = quantized_linears(model, windows[0], 0)
+    by_weight = {call.weight: [c for c in calls if c.weight is call.weight] for call in calls}
+    # The projection of the embeddings, one encoder layer that is called twice, the head.
+    assert sorted(map(len, by_weight.values())) == [1] * 2 + [2] * 6
     with torch.no_grad():
-        layers = _measured_layers(model, windows, 0)
-    # The projection of the embeddings, one encoder layer, the head; each weight once.
-    assert len(layers) == len({id(layer.weight) for layer in layers}) == 1 + 6 + 1
+        together = _input_products(model, calls, windows, 0)
+        for weight, same in by_weight.items():
+            each = [_input_products(model, [call], windows, 0)[weight] for call in same]
+            torch.testing.assert_close(together[weight], torch.stack(each).sum(0))
+            ranges = [call.quantizer.scale for call in same]
+            assert all(torch.equal(ranges[0], scale) for scale in ranges)
