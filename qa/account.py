@@ -35,7 +35,7 @@ def account(
         the model's matrix products would take at that speed as a share of what the table took; of
         the rest `tokenization` and `decoding`, as shares of the same if nothing ran beside them,
         and `padding`, the share of the positions computed that are padding; `compiling`, see
-        `compile_shares`; `operators`, the shares of the time of one batch in the model.
+        `compile_shares`; `operators`, see `operator_shares`.
     """
     forward = onnx_forward(setting.int8, "OpenVINOExecutionProvider", "fp32")
     tokenizer = load_tokenizer(setting.int8)
@@ -101,8 +101,8 @@ def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[
 def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:
     """Which operators an ONNX model spends its time in, as OpenVINO's profiler sees it.
 
-    One batch, ten times, by the openvino package: ONNX Runtime's provider,
-    which brings an OpenVINO of its own, does not tell.
+    All batches of the table, each once more than it takes to compile it, by the openvino package:
+    ONNX Runtime's provider, which brings an OpenVINO of its own, does not tell.
 
     Returns:
         By OpenVINO's operator and kernel, its share of the time, largest first; `FullyConnected`
@@ -110,17 +110,17 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
     """
     import openvino
 
-    batch = next(make_batches([len(window) for window in windows]))
-    inputs = pad([windows[i] for i in batch.indices], pad_token_id, batch.length)
     request = (
         openvino.Core()
         .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
         .create_infer_request()
     )
     seconds: dict[str, float] = {}
-    for n in range(12):
+    for batch in make_batches([len(window) for window in windows]):
+        inputs = pad([windows[i] for i in batch.indices], pad_token_id, batch.length)
         request.infer(inputs)
-        for operator in request.profiling_info if n >= 2 else ():
+        request.infer(inputs)
+        for operator in request.profiling_info:
             name = f"{operator.node_type}, {operator.exec_type}"
             seconds[name] = seconds.get(name, 0.0) + operator.real_time.total_seconds()
     total = sum(seconds.values())
