@@ -101,8 +101,8 @@ def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[
 def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:
     """Which operators an ONNX model spends its time in, as OpenVINO's profiler sees it.
 
-    All batches of the table, each once more than it takes to compile it, by the openvino package:
-    ONNX Runtime's provider, which brings an OpenVINO of its own, does not tell.
+    All batches of the table, by the openvino package: ONNX Runtime's provider, which brings an
+    OpenVINO of its own, does not tell.
 
     Returns:
         By OpenVINO's operator and kernel, its share of the time, largest first; `FullyConnected`
@@ -115,14 +115,12 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
         .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
         .create_infer_request()
     )
-    seconds: dict[str, float] = {}
     for batch in make_batches([len(window) for window in windows]):
-        inputs = pad([windows[i] for i in batch.indices], pad_token_id, batch.length)
-        request.infer(inputs)
-        request.infer(inputs)
-        for operator in request.profiling_info:
-            name = f"{operator.node_type}, {operator.exec_type}"
-            seconds[name] = seconds.get(name, 0.0) + operator.real_time.total_seconds()
+        request.infer(pad([windows[i] for i in batch.indices], pad_token_id, batch.length))
+    seconds: dict[str, float] = {}
+    for operator in request.profiling_info:  # means of all runs since the model was compiled
+        name = f"{operator.node_type}, {operator.exec_type}"
+        seconds[name] = seconds.get(name, 0.0) + operator.real_time.total_seconds()
     total = sum(seconds.values())
     order = sorted(seconds, key=lambda name: -seconds[name])
     shares = {name: four_digits(seconds[name] / total) for name in order}

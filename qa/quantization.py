@@ -207,14 +207,14 @@ class _FakeQuantize(torch.autograd.Function):
         return gradient, None, None, None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuantizedLinear:
     """A call of a linear layer whose weight is quantized.
 
     Attributes:
         operator: NNCF's name of the call.
         weight: the layer's own, not quantized, (out, in).
-        quantizer: of that weight, symmetric, one range a row.
+        quantizer: of that weight in this call, symmetric, one range a row.
     """
 
     operator: str
@@ -223,13 +223,12 @@ class QuantizedLinear:
 
 
 def quantized_linears(
-    model: PreTrainedModel, example: Window, pad_token_id: int
+    model: PreTrainedModel, window: Window, pad_token_id: int
 ) -> list[QuantizedLinear]:
-    """The linear layers of a fake-quantized model, one for each call: ALBERT calls a layer often.
+    """Every call of a linear layer whose weight is quantized: several of a layer in ALBERT.
 
     Args:
-        example: for one forward pass. NNCF's name of a call does not tell which layer it is of, and
-            the quantizer reads that layer's weight.
+        window: for one forward pass, in which each quantizer reads its weight.
     """
     quantizers = [
         (operator, hook)
@@ -241,13 +240,16 @@ def quantized_linears(
     ]
     weights: dict[BaseQuantizer, nn.Parameter] = {}
 
+    # NNCF's name of a call leaves out the place in a ModuleList, and so does not tell the layer.
     def note(quantizer: BaseQuantizer, inputs: tuple[nn.Parameter]) -> None:
         weights[quantizer] = inputs[0]
 
     handles = [quantizer.register_forward_pre_hook(note) for _, quantizer in quantizers]
-    torch_forward(model)(pad([example], pad_token_id))
-    for handle in handles:
-        handle.remove()
+    try:
+        torch_forward(model)(pad([window], pad_token_id))
+    finally:
+        for handle in handles:
+            handle.remove()
     return [
         QuantizedLinear(operator, weights[quantizer], quantizer)
         for operator, quantizer in quantizers

@@ -58,10 +58,10 @@ def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_i
         # A weight that is called more than once has a quantizer for each call, all of one range.
         for weight, quantizer in {each.weight: each.quantizer for each in linears}.items():
             _, _, scale, _ = quantizer.get_parameters_for_torch_fq()
-            wide, step = weight.double(), scale.double().reshape(-1, 1)
-            wanted = _rounded(wide, step, products[weight])
+            exact, step = weight.double(), scale.double().reshape(-1, 1)
+            wanted = _rounded(exact, step, products[weight])
             # A hundredth of a step inside the range: the quantizer divides in float32.
-            weight.copy_(wide.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
+            weight.copy_(exact.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
 
 
 def _input_products(
@@ -71,20 +71,19 @@ def _input_products(
     pad_token_id: int,
 ) -> dict[nn.Parameter, torch.Tensor]:
     """Of each weight, the `_Inputs.products` of all its calls."""
-    seen = [_Inputs() for _ in linears]
+    seen = {linear.weight: _Inputs() for linear in linears}
     handles = [
-        register_pre_function_hook(model, linear.operator, 0, inputs)
-        for linear, inputs in zip(linears, seen, strict=True)
+        register_pre_function_hook(model, linear.operator, 0, seen[linear.weight])
+        for linear in linears
     ]
     forward = torch_forward(model)
-    for window in windows:
-        forward(pad([window], pad_token_id))
-    for handle in handles:
-        handle.remove()
-    products: dict[nn.Parameter, torch.Tensor] = {}
-    for linear, inputs in zip(linears, seen, strict=True):
-        products[linear.weight] = products.get(linear.weight, 0) + inputs.products
-    return products
+    try:
+        for window in windows:
+            forward(pad([window], pad_token_id))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {weight: inputs.products for weight, inputs in seen.items()}
 
 
 def _rounded(weight: torch.Tensor, step: torch.Tensor, products: torch.Tensor) -> torch.Tensor:

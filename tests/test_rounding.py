@@ -13,6 +13,7 @@ from transformers import AlbertConfig, AutoModelForQuestionAnswering
 from qa import rounding
 from qa.checkpoints import load_model
 from qa.features import Window, make_windows
+from qa.overflow import widen_ranges
 from qa.params import read_params
 from qa.quantization import calibrate, quantized_linears
 from qa.rounding import _input_products, _rounded, round_weights
@@ -76,8 +77,8 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
     options = read_params(ROOT / "params.yaml").calibrate.model_copy(update={"split_channels": 0})
     model = calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
     layers = quantized_linears(model, windows[0], 0)
-    with torch.no_grad():
-        products = _input_products(model, layers, windows, 0)
+    products = _input_products(model, layers, windows, 0)
+    assert not any(layer.quantizer._forward_pre_hooks for layer in layers)
     assert len(layers) == 2 * 6 + 1  # of two encoder layers, and the head
     before = [layer.weight.detach().clone() for layer in layers]
     names = list(model.state_dict())
@@ -103,7 +104,9 @@ def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, toke
         assert 0 < ((wanted - nearest).abs() > 0.5 * step).double().mean() < 0.9
 
 
-def test_a_weight_that_is_called_again_is_rounded_once(tokenizer: Any) -> None:
+def test_a_weight_that_is_called_again_is_rounded_once(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     config = AlbertConfig(
         num_hidden_layers=2,
@@ -124,10 +127,21 @@ def test_a_weight_that_is_called_again_is_rounded_once(tokenizer: Any) -> None:
     by_weight = {call.weight: [c for c in calls if c.weight is call.weight] for call in calls}
     # The projection of the embeddings, one encoder layer that is called twice, the head.
     assert sorted(map(len, by_weight.values())) == [1] * 2 + [2] * 6
-    with torch.no_grad():
-        together = _input_products(model, calls, windows, 0)
-        for weight, same in by_weight.items():
-            each = [_input_products(model, [call], windows, 0)[weight] for call in same]
-            torch.testing.assert_close(together[weight], torch.stack(each).sum(0))
-            ranges = [call.quantizer.scale for call in same]
-            assert all(torch.equal(ranges[0], scale) for scale in ranges)
+    widen_ranges(model, windows[0], 0)
+    together = _input_products(model, calls, windows, 0)
+    for weight, same in by_weight.items():
+        each = [_input_products(model, [call], windows, 0)[weight] for call in same]
+        torch.testing.assert_close(together[weight], torch.stack(each).sum(0))
+        ranges = [call.quantizer.scale for call in same]
+        assert all(torch.equal(ranges[0], scale) for scale in ranges)
+    rounded = []
+
+    def note(*given: torch.Tensor) -> torch.Tensor:
+        rounded.append(given[2])
+        return _rounded(*given)
+
+    monkeypatch.setattr(rounding, "_rounded", note)
+    round_weights(model, windows, 0)
+    assert len(rounded) == len(by_weight)
+    for products, wanted in zip(rounded, together.values(), strict=True):
+        torch.testing.assert_close(products, wanted)
