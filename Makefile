@@ -48,7 +48,7 @@ hard: $(VENV)/installed
 # What the recipe's parameters do: calibration alone, then training.
 grid: $(VENV)/installed
 	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 -S train.epochs=0 \
-	  -S 'calibrate.split_channels=0,128' -S 'calibrate.smooth_quant_alpha=-1,0.5,0.75,0.95'
+	  -S 'calibrate.split_channels=0,32,128' -S 'calibrate.smooth_quant_alpha=-1,0.5,0.75,0.95'
 	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 \
 	  -S 'train.learning_rate=1e-6,1e-5' -S 'train.distillation_weight=0.9,1.0'
 	$(IN_VENV) dvc exp run --run-all
