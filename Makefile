@@ -45,12 +45,18 @@ hard: $(VENV)/installed
 	  -S calibrate.shift_channels=false -S calibrate.split_channels=0 -S calibrate.rounding=nearest \
 	  -S calibrate.overflow_fix=false -S train.learning_rate=5e-5 -S train.epochs=2 -S evaluate.max_f1_drop=100
 
-# What the recipe's parameters do: calibration alone, then training.
+# What each part of the recipe does, on real data. After calibration alone: what chance does, by other
+# questions to calibrate with, then the default but for one part. Then training, by default and otherwise.
+QUEUE = $(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100
+CALIBRATION := calibrate.examples=30 calibrate.shift_channels=false calibrate.split_channels=0 \
+  calibrate.smooth_quant_alpha=-1 calibrate.rounding=nearest calibrate.overflow_fix=false \
+  calibrate.quantize_attention=true calibrate.preset=performance
+TRAINING := train.epochs=1 train.learning_rate=1e-5 train.distillation_weight=0.5
+
 grid: $(VENV)/installed
-	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 -S train.epochs=0 \
-	  -S 'calibrate.split_channels=0,32,128' -S 'calibrate.smooth_quant_alpha=-1,0.5,0.75,0.95'
-	$(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100 \
-	  -S 'train.learning_rate=1e-6,1e-5' -S 'train.distillation_weight=0.9,1.0'
+	$(QUEUE) -S train.epochs=0 -S 'calibrate.seed=42,1,2,3,4'
+	for change in $(CALIBRATION); do $(QUEUE) -S train.epochs=0 -S $$change || exit; done
+	for change in $(TRAINING); do $(QUEUE) -S $$change || exit; done
 	$(IN_VENV) dvc exp run --run-all
 	$(IN_VENV) dvc exp show --only-changed --csv --drop Created > metrics/grid.csv.partial
 	mv metrics/grid.csv.partial metrics/grid.csv

@@ -6,6 +6,7 @@ Knows nothing of where they come from and nothing of quantization.
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -129,7 +132,8 @@ def settle_checkpoint(folder: Path, name: str) -> None:
     """Look into a checkpoint's files before the stages that need them do, and settle its tokenizer.
 
     The tokenizer is written anew as `qa.features.load_tokenizer` reads it: a tokenizer.json,
-    whatever it came as, and the names of the model's inputs, which transformers keeps in classes.
+    whatever it came as, the names of the model's inputs, which transformers keeps in classes, and
+    how much the model reads, which not every tokenizer says.
 
     Args:
         name: what to call it in an error.
@@ -169,7 +173,23 @@ def settle_checkpoint(folder: Path, name: str) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name}: a slow tokenizer, without offsets; save the fast one")
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    try:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
+    except Exception as error:  # each architecture has its own way to say that it cannot be
+        raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
     tokenizer.save_pretrained(folder)
+
+
+def _positions(config: PretrainedConfig) -> float:
+    """Tokens that the architecture has a position for; infinite where positions are relative."""
+    with torch.device("meta"):  # no weights
+        model = AutoModelForQuestionAnswering.from_config(config)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count from the number after the padding token's.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - first
+    return math.inf
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:
