@@ -1,12 +1,12 @@
 """FP32 checkpoint folders: config, tokenizer and safetensors of a question-answering encoder.
 
-Loads them for training and as a forward pass, saves them, and tells whether the head is trained.
+Loads them for training and as a forward pass, saves them, and tells whether the head is trained
+and the windows are not too long for it.
 Knows nothing of where they come from and nothing of quantization.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -14,20 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from qa.errors import UserError, first_sentence
+from qa.features import Tokenizer, make_windows, pad
 from qa.logits import Forward
+from qa.params import Windows
+from qa.squad import Example
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = (
@@ -78,9 +79,10 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
             attn_implementation="eager",
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # each architecture has its own way to say that it cannot be
         raise UserError(
-            f"{folder}: not a question-answering model ({first_sentence(error)})"
+            f"{folder}: not a question-answering model"
+            f" ({type(error).__name__}: {first_sentence(error)})"
         ) from None
     missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
     if missing:
@@ -88,6 +90,23 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
             f"{folder}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder"
         )
     return model.eval(), not info["missing_keys"]
+
+
+def check_window_length(model: PreTrainedModel, tokenizer: Tokenizer, params: Windows) -> None:
+    """Let a model read a window of the longest kind: not every tokenizer says how long that may be.
+
+    Raises:
+        UserError: it cannot.
+    """
+    long = Example("", "a", "a " * params.max_length)
+    window = make_windows([long], tokenizer, **params.model_dump())[0]
+    try:
+        torch_forward(model)(pad([window], tokenizer.pad_token_id))
+    except (IndexError, RuntimeError) as error:
+        raise UserError(
+            f"params.yaml: windows.max_length: found {params.max_length}; this model does not read"
+            f" that many tokens ({first_sentence(error)}); lower it"
+        ) from None
 
 
 def load_config_model(folder: Path) -> PreTrainedModel:
@@ -132,8 +151,7 @@ def settle_checkpoint(folder: Path, name: str) -> None:
     """Look into a checkpoint's files before the stages that need them do, and settle its tokenizer.
 
     The tokenizer is written anew as `qa.features.load_tokenizer` reads it: a tokenizer.json,
-    whatever it came as, the names of the model's inputs, which transformers keeps in classes, and
-    how much the model reads, which not every tokenizer says.
+    whatever it came as, and the names of the model's inputs, which transformers keeps in classes.
 
     Args:
         name: what to call it in an error.
@@ -173,23 +191,7 @@ def settle_checkpoint(folder: Path, name: str) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name}: a slow tokenizer, without offsets; save the fast one")
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
-    try:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
-    except Exception as error:  # each architecture has its own way to say that it cannot be
-        raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
     tokenizer.save_pretrained(folder)
-
-
-def _positions(config: PretrainedConfig) -> float:
-    """Tokens that the architecture has a position for; infinite where positions are relative."""
-    with torch.device("meta"):  # no weights
-        model = AutoModelForQuestionAnswering.from_config(config)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count from the number after the padding token's.
-            first = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - first
-    return math.inf
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

@@ -140,3 +140,37 @@ def test_a_broken_checkpoint_is_one_line(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (project.folder / "models/base").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "says"),
+    [
+        # Of 1,000 tokens, 512 have a position; the tokenizer names no limit.
+        ({}, {"windows__max_length": 1000}, "params.yaml: windows.max_length: found 1000; this"),
+        ({"hidden_act": "gelux"}, {}, "not a question-answering model (KeyError: 'gelux')"),
+        ({"num_attention_heads": 5}, {}, "models/base: not a question-answering model (ValueError"),
+    ],
+)
+def test_a_model_that_cannot_run_is_one_line(
+    project: Project,
+    tmp_path: Path,
+    tiny_model: Path,
+    config: dict[str, Any],
+    values: dict[str, Any],
+    says: str,
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_model, folder)
+    for name, changes in (("config.json", config), ("tokenizer_config.json", {})):
+        content = json.loads((folder / name).read_text("utf-8")) | changes
+        content.pop("model_max_length", None)
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    project.set(model__name="folder", model__folder=str(folder), **values)
+    done = project.run("python", "stages/download_model.py")
+    assert done.returncode == 0, done.stderr
+    done = project.run("python", "stages/finetune.py")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (project.folder / "models/fp32").exists()
