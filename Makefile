@@ -45,20 +45,24 @@ hard: $(VENV)/installed
 	  -S calibrate.shift_channels=false -S calibrate.split_channels=0 -S calibrate.rounding=nearest \
 	  -S calibrate.overflow_fix=false -S train.learning_rate=5e-5 -S train.epochs=2 -S evaluate.max_f1_drop=100
 
-# What each part of the recipe does, on real data. After calibration alone: what chance does, by other
-# questions to calibrate with, then the default but for one part. Then training, by default and otherwise.
-QUEUE = $(IN_VENV) dvc exp run --queue $(ON_REAL_DATA) -S evaluate.max_f1_drop=100
-CALIBRATION := calibrate.examples=30 calibrate.shift_channels=false calibrate.split_channels=0 \
+# The default and what one change to it does, on real data. After calibration alone: other questions to
+# calibrate with, which is what chance does, and other settings; then training, by default and otherwise.
+CALIBRATION := calibrate.seed=42 calibrate.seed=1 calibrate.seed=2 calibrate.seed=3 calibrate.seed=4 \
+  calibrate.examples=30 calibrate.shift_channels=false calibrate.split_channels=0 \
   calibrate.smooth_quant_alpha=-1 calibrate.rounding=nearest calibrate.overflow_fix=false \
   calibrate.quantize_attention=true calibrate.preset=performance
 TRAINING := train.epochs=1 train.learning_rate=1e-5 train.distillation_weight=0.5
+GRID := grid-$(shell date +%Y%m%d-%H%M%S)-
+QUEUE = $(IN_VENV) dvc exp run --queue --name $(GRID)$$change -S $$change $(ON_REAL_DATA) -S evaluate.max_f1_drop=100
 
 grid: $(VENV)/installed
-	$(QUEUE) -S train.epochs=0 -S 'calibrate.seed=42,1,2,3,4'
-	for change in $(CALIBRATION); do $(QUEUE) -S train.epochs=0 -S $$change || exit; done
-	for change in $(TRAINING); do $(QUEUE) -S $$change || exit; done
+	for change in $(CALIBRATION); do $(QUEUE) -S train.epochs=0 || exit; done
+	for change in $(TRAINING); do $(QUEUE) || exit; done
 	$(IN_VENV) dvc exp run --run-all
-	$(IN_VENV) dvc exp show --only-changed --csv --drop Created > metrics/grid.csv.partial
+	$(IN_VENV) dvc exp show --csv --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
+	sed -i -n -e 's/\r$$//' -e 1p -e 's/^$(GRID)//p' metrics/grid.csv.partial
+	@test $$(wc -l < metrics/grid.csv.partial) = $$((1 + $(words $(CALIBRATION) $(TRAINING)))) || \
+	  { echo "error: experiments failed, see above; metrics/grid.csv.partial has the others"; exit 1; }
 	mv metrics/grid.csv.partial metrics/grid.csv
 
 # Speed, memory and accuracy of the models that the last run made, beside other ways to answer.
