@@ -1,7 +1,7 @@
 """FP32 checkpoint folders: config, tokenizer and safetensors of a question-answering encoder.
 
 Loads them for training and as a forward pass, saves them, and tells whether the head is trained
-and the windows are not too long for it.
+and they can read the windows.
 Knows nothing of where they come from and nothing of quantization.
 """
 
@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from qa.errors import UserError, first_sentence
-from qa.features import Tokenizer, make_windows, pad
+from qa.features import Tokenizer, make_windows, pad, padded_length
 from qa.logits import Forward
 from qa.params import Windows
 from qa.squad import Example
@@ -92,20 +92,34 @@ def load_model(folder: Path, *, dropout: bool, seed: int = 0) -> tuple[PreTraine
     return model.eval(), not info["missing_keys"]
 
 
-def check_window_length(model: PreTrainedModel, tokenizer: Tokenizer, params: Windows) -> None:
-    """Let a model read a window of the longest kind: not every tokenizer says how long that may be.
+def check_windows(model: PreTrainedModel, tokenizer: Tokenizer, params: Windows) -> None:
+    """Let a model read a short window and one as long as they may be.
+
+    Not every tokenizer says how much its model reads, and not every one fits its model.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot, or `make_windows` finds the lengths wrong.
     """
-    long = Example("", "a", "a " * params.max_length)
-    window = make_windows([long], tokenizer, **params.model_dump())[0]
+    short, long = (
+        make_windows([Example("", "a", context)], tokenizer, **params.model_dump())[0]
+        for context in ("a", "a " * params.max_length)
+    )
+    length = padded_length(params.max_length)
+    forward = torch_forward(model)
     try:
-        torch_forward(model)(pad([window], tokenizer.pad_token_id))
-    except (IndexError, RuntimeError) as error:
+        forward(pad([short], tokenizer.pad_token_id))
+    except Exception as error:  # as in `load_model`
+        raise UserError(
+            f"{model.name_or_path}: the model does not run on its tokenizer's tokens"
+            f" ({type(error).__name__}: {first_sentence(error)}); save the two that belong together"
+        ) from None
+    try:
+        forward(pad([long], tokenizer.pad_token_id, length))
+    except Exception as error:
         raise UserError(
             f"params.yaml: windows.max_length: found {params.max_length}; this model does not read"
-            f" that many tokens ({first_sentence(error)}); lower it"
+            f" the {length} tokens that it is padded to ({type(error).__name__}:"
+            f" {first_sentence(error)}); lower it"
         ) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.checkpoints import check_window_length, load_model, save_checkpoint
+from qa.checkpoints import check_windows, load_model, save_checkpoint
 from qa.errors import UserError, run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder, write_json
@@ -25,7 +25,7 @@ def main() -> None:
     params = read_params()
     tokenizer = load_tokenizer(BASE)
     model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-    check_window_length(model, tokenizer, params.windows)
+    check_windows(model, tokenizer, params.windows)
     epochs = params.finetune.epochs
     if epochs == "auto":
         epochs = 0.0 if has_head else 2.0

@@ -5,12 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
 
+from qa.checkpoints import check_windows
+from qa.errors import UserError
+from qa.params import Windows
 from tests.conftest import ROOT, Project
 
 
@@ -148,7 +159,8 @@ def test_a_broken_checkpoint_is_one_line(
         # Of 1,000 tokens, 512 have a position; the tokenizer names no limit.
         ({}, {"windows__max_length": 1000}, "params.yaml: windows.max_length: found 1000; this"),
         ({"hidden_act": "gelux"}, {}, "not a question-answering model (KeyError: 'gelux')"),
-        ({"num_attention_heads": 5}, {}, "models/base: not a question-answering model (ValueError"),
+        # A linear layer of 64 inputs and not 128, which is seen when the weights are loaded.
+        ({"intermediate_size": 64}, {}, "models/base: not a question-answering model (RuntimeErro"),
     ],
 )
 def test_a_model_that_cannot_run_is_one_line(
@@ -161,10 +173,8 @@ def test_a_model_that_cannot_run_is_one_line(
 ) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(tiny_model, folder)
-    for name, changes in (("config.json", config), ("tokenizer_config.json", {})):
-        content = json.loads((folder / name).read_text("utf-8")) | changes
-        content.pop("model_max_length", None)
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    _change(folder / "config.json", config)
+    _change(folder / "tokenizer_config.json", {"model_max_length": None})
     project.set(model__name="folder", model__folder=str(folder), **values)
     done = project.run("python", "stages/download_model.py")
     assert done.returncode == 0, done.stderr
@@ -174,3 +184,40 @@ def test_a_model_that_cannot_run_is_one_line(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (project.folder / "models/fp32").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        (BertConfig, {}, None),
+        (RobertaConfig, {"max_position_embeddings": 66}, None),  # which counts from 2
+        (BertConfig, {"max_position_embeddings": 63}, "found 60; this model does not read the 64"),
+        (RobertaConfig, {"max_position_embeddings": 65}, "max_length: found 60; this model"),
+        (BertConfig, {"type_vocab_size": 1}, "the model does not run on its tokenizer's tokens"),
+        (BertConfig, {"vocab_size": 9}, "the model does not run on its tokenizer's tokens"),
+    ],
+)
+def test_a_model_is_tried_on_the_longest_window(
+    tokenizer: Any, kind: type[PretrainedConfig], changes: dict[str, int], says: str | None
+) -> None:
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": tokenizer.backend.get_vocab_size(),
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+    }
+    model = AutoModelForQuestionAnswering.from_config(kind(**sizes | changes)).eval()
+    windows = Windows(max_length=60, doc_stride=8, max_question_length=16)
+    unlimited = replace(tokenizer, model_max_length=10**30)
+    with nullcontext() if says is None else pytest.raises(UserError, match=says):
+        check_windows(model, unlimited, windows)
+
+
+def _change(file: Path, changes: dict[str, Any]) -> None:
+    """Change keys of a JSON file; None removes one."""
+    content = json.loads(file.read_text("utf-8")) | changes
+    kept = {key: value for key, value in content.items() if value is not None}
+    file.write_text(json.dumps(kept), encoding="utf-8")
