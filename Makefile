@@ -45,23 +45,26 @@ hard: $(VENV)/installed
 	  -S calibrate.shift_channels=false -S calibrate.split_channels=0 -S calibrate.rounding=nearest \
 	  -S calibrate.overflow_fix=false -S train.learning_rate=5e-5 -S train.epochs=2 -S evaluate.max_f1_drop=100
 
-# The default and what one change to it does, on real data. After calibration alone: other questions to
-# calibrate with, which is what chance does, and other settings; then training, by default and otherwise.
-CALIBRATION := calibrate.seed=42 calibrate.seed=1 calibrate.seed=2 calibrate.seed=3 calibrate.seed=4 \
+# The default, then single changes to it, on real data: first after calibration alone, where other
+# seeds, which choose the questions to calibrate with, show what chance does; then after training.
+GRID_CALIBRATED := calibrate.seed=42 calibrate.seed=1 calibrate.seed=2 calibrate.seed=3 calibrate.seed=4 \
   calibrate.examples=30 calibrate.shift_channels=false calibrate.split_channels=0 \
   calibrate.smooth_quant_alpha=-1 calibrate.rounding=nearest calibrate.overflow_fix=false \
   calibrate.quantize_attention=true calibrate.preset=performance
-TRAINING := train.epochs=1 train.learning_rate=1e-5 train.distillation_weight=0.5
-GRID := grid-$(shell date +%Y%m%d-%H%M%S)-
+GRID_TRAINED := train.epochs=1 train.learning_rate=1e-5 train.distillation_weight=0.5
+GRID = grid-$(STAMP)-
 QUEUE = $(IN_VENV) dvc exp run --queue --name $(GRID)$$change -S $$change $(ON_REAL_DATA) -S evaluate.max_f1_drop=100
 
+grid: STAMP := $(shell date +%Y%m%d-%H%M%S)
+grid: COMMIT := $(shell git rev-parse HEAD)
 grid: $(VENV)/installed
-	for change in $(CALIBRATION); do $(QUEUE) -S train.epochs=0 || exit; done
-	for change in $(TRAINING); do $(QUEUE) || exit; done
+	for change in $(GRID_CALIBRATED); do $(QUEUE) -S train.epochs=0 || exit; done
+	for change in $(GRID_TRAINED); do $(QUEUE) || exit; done
 	$(IN_VENV) dvc exp run --run-all
-	$(IN_VENV) dvc exp show --csv --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
+	$(IN_VENV) dvc exp show --csv --rev $(COMMIT) --hide-failed --hide-queued \
+	  --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
 	sed -i -n -e 's/\r$$//' -e 1p -e 's/^$(GRID)//p' metrics/grid.csv.partial
-	@test $$(wc -l < metrics/grid.csv.partial) = $$((1 + $(words $(CALIBRATION) $(TRAINING)))) || \
+	@test $$(wc -l < metrics/grid.csv.partial) = $$((1 + $(words $(GRID_CALIBRATED) $(GRID_TRAINED)))) || \
 	  { echo "error: experiments failed, see above; metrics/grid.csv.partial has the others"; exit 1; }
 	mv metrics/grid.csv.partial metrics/grid.csv
 
