@@ -119,7 +119,7 @@ adapter: $(VENV)/installed
 	$(IN_VENV) python scripts/train_adapter.py --train $(TRAIN) --validation $(VALIDATION) \
 	  --out models/minilm-squad
 
-# requirements.txt from requirements.in, for Python 3.10 to 3.12. torch pins its own CUDA packages,
+# requirements.txt from requirements.in, for Python 3.11 to 3.13. torch pins its own CUDA packages,
 # which a CPU build does without: they stay out of the list.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cublas nvidia-cuda-cupti \
   nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
@@ -127,7 +127,7 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cublas nvidia-c
   nvidia-nvshmem-cu13 nvidia-nvtx
 
 lock: $(VENV)/installed
-	$(IN_VENV) uv pip compile requirements.in --universal --python-version 3.10 --upgrade \
+	$(IN_VENV) uv pip compile requirements.in --universal --python-version 3.11 --upgrade \
 	  --annotation-style line --custom-compile-command "make lock" \
 	  $(addprefix --no-emit-package ,$(CUDA)) -o requirements.txt
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with the pinned requirements: `scripts/setup.sh .venv`.
-# What is missing on the machine is named in one line; run again, it mends a broken environment.
+# What is missing on the machine is named in one line; run again, it repairs a broken environment.
 set -euo pipefail
 venv=${1:-.venv}
 
@@ -9,15 +9,15 @@ fail() {
   exit 1
 }
 
-in_range='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
-for python in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+in_range='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
   if "$python" -c "$in_range" 2>/dev/null; then
     found=$python
     break
   fi
 done
 [ -n "${found:-}" ] ||
-  fail "no Python 3.10, 3.11 or 3.12 found (tried ${PYTHON:-python3, python3.10 to 3.12, python}); install one, or name it: PYTHON=/path/to/python make ..."
+  fail "no Python 3.11, 3.12 or 3.13 found (tried ${PYTHON:-python3, python3.11 to 3.13, python}); install one, or name it: PYTHON=/path/to/python make ..."
 "$found" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$found cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"
 command -v git >/dev/null || fail "git not found; install it (Debian: apt-get install git)"
@@ -32,5 +32,12 @@ if ! "$venv/bin/python" -c "$in_range" 2>/dev/null; then
   rm -rf "$venv"
   "$found" -m venv "$venv"
 fi
-"$venv/bin/python" -m pip install --disable-pip-version-check --quiet -r requirements.txt ||
-  fail "pip could not install requirements.txt (see above); run the same command again"
+# Byte code is compiled here, whatever pip is configured to do: left to the first import, it warns in the middle of a
+# stage of what it finds in others' code.
+install() {
+  "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --compile "$@" ||
+    fail "pip could not install ${!#} (see above); run the same command again"
+}
+# The pinned pip first: the one that a Python brings may be years old, with faults that are known.
+install "$(grep -o '^pip==[^ ]*' requirements.txt)"
+install -r requirements.txt

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import subprocess
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
@@ -59,7 +59,7 @@ class Azurite:
             self.part("AccountKey"),
             ResourceTypes(object=True),
             permission,
-            datetime.now(timezone.utc) + timedelta(hours=1),
+            datetime.now(UTC) + timedelta(hours=1),
         )
         return f"BlobEndpoint={self.part('BlobEndpoint')};SharedAccessSignature={token}"
 

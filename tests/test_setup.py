@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ensurepip
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ BASH = shutil.which("bash") or "/bin/bash"
 @pytest.mark.parametrize(
     ("tools", "says"),
     [
-        ([], "no Python 3.10, 3.11 or 3.12 found"),
+        ([], "no Python 3.11, 3.12 or 3.13 found"),
         (["python3"], "git not found"),
         (["python3", "git"], "no C++ compiler found"),
     ],
@@ -42,7 +45,7 @@ def test_a_missing_prerequisite_is_one_line(tmp_path: Path, tools: list[str], sa
 
 def test_an_interpreter_that_is_too_old_or_new_is_not_taken(tmp_path: Path) -> None:
     other = tmp_path / "python3"
-    other.write_text("#!/bin/sh\nexit 1\n")  # what the version check says of it
+    other.write_text("#!/bin/sh\nexit 1\n")  # as the version check ends in it
     other.chmod(0o755)
     done = subprocess.run(
         [BASH, str(ROOT / "scripts/setup.sh"), str(tmp_path / "venv")],
@@ -52,4 +55,36 @@ def test_an_interpreter_that_is_too_old_or_new_is_not_taken(tmp_path: Path) -> N
         text=True,
         check=False,
     )
-    assert "no Python 3.10, 3.11 or 3.12 found" in done.stderr
+    assert "no Python 3.11, 3.12 or 3.13 found" in done.stderr
+
+
+def test_pip_is_pinned_and_byte_code_is_compiled_at_install(tmp_path: Path) -> None:
+    """On a requirement of one module that warns when it is compiled, and with no index to ask."""
+    wheel = tmp_path / "warns-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("warns.py", "'\\.'\n")
+        archive.writestr("warns-1.0.dist-info/METADATA", "Name: warns\nVersion: 1.0\n")
+        archive.writestr("warns-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("warns-1.0.dist-info/RECORD", "")
+    pip = f"pip=={ensurepip.version()}"  # what a new environment has
+    (tmp_path / "requirements.txt").write_text(f"{pip}  # via -r requirements.in\n./{wheel.name}\n")
+    setup = [BASH, str(ROOT / "scripts/setup.sh"), "venv"]
+    env = {**os.environ, "PYTHON": sys.executable, "PIP_NO_COMPILE": "1", "PIP_NO_INDEX": "1"}
+    subprocess.run(setup, cwd=tmp_path, env=env, check=True)
+    python = tmp_path / "venv/bin/python"
+    done = subprocess.run(
+        [python, "-c", "import warns"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert list(tmp_path.glob("venv/lib/*/site-packages/__pycache__/warns.*.pyc"))
+
+    (tmp_path / "requirements.txt").write_text("pip==0.0\n")
+    done = subprocess.run(setup, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert "error: pip could not install pip==0.0 (see above)" in done.stderr
+
+
+def test_the_lock_pins_pip_and_is_for_the_pythons_that_setup_takes() -> None:
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert re.search(r"^pip==\d", lock, re.MULTILINE)
+    assert "python_full_version < '3.11'" not in lock
+    assert "--python-version 3.11" in (ROOT / "Makefile").read_text(encoding="utf-8")
