@@ -39,8 +39,17 @@ QUESTION_WORDS = (
 """The longer before the shorter: "how many" is not "how"."""
 
 
-LABELS = {"fp32": "FP32", "ptq": "INT8, PTQ", "int8": "INT8, QAT"}
-"""What to call the models in tables and plots: as trained, after calibration alone, after QAT."""
+def labels(trained: bool) -> dict[str, str]:
+    """What to call the models in tables and plots.
+
+    Args:
+        trained: whether INT8 was trained after its calibration; without, its name says so.
+    """
+    return {
+        "fp32": "FP32",
+        "ptq": "INT8, PTQ",
+        "int8": "INT8, QAT" if trained else "INT8, no QAT",
+    }
 
 
 def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
@@ -189,8 +198,9 @@ def divergence(teacher: Sequence[Logits], student: Sequence[Logits]) -> float:
     return total / (2 * len(teacher))
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """The metrics of `compare` as a small table for a terminal."""
+def summary(metrics: Mapping[str, Any], trained: bool = True) -> str:
+    """The metrics of `compare` as a small table for a terminal; `trained` as in `labels`."""
+    names = labels(trained)
     lines = [
         f"{metrics['questions']} questions   exact match       F1   F1 - FP32 (95% interval)"
         "   same answers  size (MB)"
@@ -204,7 +214,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
             interval = f"({low:+.2f} to {high:+.2f})"
             against = f"{row['f1_difference']:+9.2f} {interval:<20}{row['same_answers']:12.1f}%"
         lines.append(
-            f"{LABELS[name]:<16}{row['exact_match']:10.2f}{row['f1']:9.2f}{against}"
+            f"{names[name]:<16}{row['exact_match']:10.2f}{row['f1']:9.2f}{against}"
             f"{row['size_mb']:11.2f}"
         )
     return "\n".join(lines)
@@ -216,24 +226,25 @@ def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
     return 100 * sum(same) / len(same)
 
 
-def f1_by_question_word(
-    results: Mapping[str, Results],
-) -> pd.DataFrame:
+def f1_by_question_word(results: Mapping[str, Results], trained: bool = True) -> pd.DataFrame:
     """F1 of each model on the questions with each question word.
 
+    Args:
+        trained: as in `labels`.
+
     Returns:
-        Columns `question` (the word and how many questions have it), `model` and `f1` (percent),
+        Columns `question` (the word), `questions` (how many have it), `model` and `f1` (percent),
         models in the order given.
     """
+    names = labels(trained)
     rows = []
     for name, result in results.items():
         words = [question_word(example.question) for example in result.reading.examples]
         for word in (*QUESTION_WORDS, "other"):
             some = [score for score, w in zip(result.scores, words, strict=True) if w == word]
             if some:
-                label = f"{word} ({len(some)})"
-                rows.append((label, LABELS[name], round(mean(some).f1, 4)))
-    return pd.DataFrame(rows, columns=["question", "model", "f1"])
+                rows.append((word, len(some), names[name], round(mean(some).f1, 4)))
+    return pd.DataFrame(rows, columns=["question", "questions", "model", "f1"])
 
 
 def question_word(question: str) -> str:

@@ -39,7 +39,7 @@ from qa.checkpoints import torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.logits import Logits, run_windows
-from qa.outputs import hash_file, whole_file
+from qa.outputs import hash_file, whole_file, write_json
 from qa.params import Finetune, Train
 from qa.processor import has_bf16
 from qa.squad import Example
@@ -47,6 +47,9 @@ from qa.squad import Example
 CHECKPOINTS = Path("models/checkpoints")
 """Where unfinished training keeps its checkpoints: outside every stage's outputs, because DVC
 removes those before it runs a stage. Emptied when the training ends."""
+
+LOGGED = ("loss", "learning_rate")
+"""What DVCLive plots by step; both appear under these names in the Trainer's own log."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,14 @@ def _divergence(
     )
 
 
+def log_no_steps(folder: Path) -> None:
+    """Write what DVCLive would of a training of no steps: plots that load, and hold no points."""
+    write_json(folder / "metrics.json", {"step": 0})
+    for name in LOGGED:
+        with whole_file(folder / "plots/metrics" / f"{name}.tsv") as partial:
+            partial.write_text(f"step\t{name}\n", encoding="utf-8")
+
+
 class _LiveCallback(TrainerCallback):  # type: ignore[misc]
     """Logs loss and learning rate through DVCLive: a function of the training, no clocks in it.
 
@@ -361,6 +372,6 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
         if self.live is None or "loss" not in entry:
             return
         self.live.step = int(entry["step"])
-        for name in ("loss", "learning_rate"):
+        for name in LOGGED:
             self.live.log_metric(name, entry[name])
         self.live.make_summary()

@@ -11,10 +11,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.checkpoints import check_windows, load_model, save_checkpoint
 from qa.errors import UserError, run
 from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder, write_json
+from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.squad import read_examples
-from qa.training import CHECKPOINTS, clear_checkpoints, fingerprint, label_windows, train
+from qa.training import (
+    CHECKPOINTS,
+    clear_checkpoints,
+    fingerprint,
+    label_windows,
+    log_no_steps,
+    train,
+)
 
 BASE = Path("models/base")
 DATA = Path("data/squad/train.jsonl")
@@ -53,7 +60,7 @@ def main() -> None:
             logs=LOGS,
         )
     else:
-        write_json(LOGS / "metrics.json", {"step": 0})  # as DVCLive would, of no steps
+        log_no_steps(LOGS)
     with whole_folder(Path("models/fp32")) as out:
         save_checkpoint(out, model, BASE)
     clear_checkpoints(checkpoints)

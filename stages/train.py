@@ -13,7 +13,7 @@ import torch
 from qa.checkpoints import load_model
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder, write_json
+from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.quantization import fast_quantizers, load_quantized, save_quantized
 from qa.squad import read_examples
@@ -22,6 +22,7 @@ from qa.training import (
     clear_checkpoints,
     fingerprint,
     label_windows,
+    log_no_steps,
     teacher_logits,
     train,
 )
@@ -58,7 +59,7 @@ def main() -> None:
                 distillation_temperature=params.train.distillation_temperature,
             )
     else:
-        write_json(LOGS / "metrics.json", {"step": 0})  # as DVCLive would, of no steps
+        log_no_steps(LOGS)
     with whole_folder(Path("models/qat")) as out:
         save_quantized(out, model, FP32)
     clear_checkpoints(checkpoints)

@@ -106,13 +106,24 @@ def test_the_interval_is_the_bootstrap_s() -> None:
 
 
 def test_f1_by_question_word(tmp_path: Path) -> None:
+    """The word has a column of its own: with the count beside it, no two data sets share a row."""
     table = f1_by_question_word(results(tmp_path))
+    assert table.columns.tolist() == ["question", "questions", "model", "f1"]
     assert table.values.tolist() == [
-        ["where (2)", "FP32", 83.3333],
-        ["who (2)", "FP32", 100.0],
-        ["where (2)", "INT8, QAT", 83.3333],
-        ["who (2)", "INT8, QAT", 50.0],
+        ["where", 2, "FP32", 83.3333],
+        ["who", 2, "FP32", 100.0],
+        ["where", 2, "INT8, QAT", 83.3333],
+        ["who", 2, "INT8, QAT", 50.0],
     ]
+
+
+def test_a_model_that_was_not_trained_is_not_called_qat(tmp_path: Path) -> None:
+    models = results(tmp_path)
+    table = f1_by_question_word(models, trained=False)
+    assert set(table["model"]) == {"FP32", "INT8, no QAT"}
+    printed = summary(compare(models), trained=False)
+    assert "INT8, no QAT " in printed
+    assert "INT8, QAT" not in printed
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from qa.training import (
     _LengthGroupedSampler,
     fingerprint,
     label_windows,
+    log_no_steps,
     teacher_logits,
     train,
     use_bf16,
@@ -119,6 +120,17 @@ def test_the_log_holds_the_training_and_nothing_of_the_clock(
     assert lines[0] == "step\tloss"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(1, 11)]
     assert float(lines[-1].split("\t")[1]) < float(lines[1].split("\t")[1])
+
+
+def test_a_training_of_no_steps_leaves_the_plots_of_one_without_points(
+    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+) -> None:
+    trained(tmp_path / "one", tiny_model, windows)
+    log_no_steps(tmp_path / "none/logs")
+    one, none = logs(tmp_path / "one"), logs(tmp_path / "none")
+    assert none.keys() == one.keys()
+    for name in (name for name in one if name.endswith(".tsv")):
+        assert none[name].splitlines() == one[name].splitlines()[:1]
 
 
 def test_a_student_follows_its_teacher(
