@@ -6,9 +6,14 @@ what to do.
 
 from __future__ import annotations
 
+import json
 import os
+import reprlib
 import sys
 from collections.abc import Callable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class UserError(Exception):
@@ -36,6 +41,13 @@ def run(main: Callable[[], None]) -> None:
         return
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(1)
+
+
+def shown(value: object) -> str:
+    """A value as a person finds it in a file of JSON or YAML, in few enough characters to read."""
+    if value is None or isinstance(value, bool | float):
+        return json.dumps(value)
+    return _SHORT.repr(value)
 
 
 def first_sentence(error: Exception) -> str:

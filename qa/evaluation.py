@@ -21,7 +21,6 @@ from qa.engine import Engine, Reading
 from qa.errors import UserError
 from qa.logits import Logits
 from qa.metrics import Score, mean, score_each, score_text
-from qa.params import Decoding
 from qa.spans import Answer
 from qa.squad import Example
 
@@ -50,20 +49,6 @@ def labels(trained: bool) -> dict[str, str]:
         "ptq": "INT8, PTQ",
         "int8": "INT8, QAT" if trained else "INT8, no QAT",
     }
-
-
-def check_answerable(examples: Sequence[Example], decoding: Decoding) -> None:
-    """Refuse unanswerable questions when the decoding never gives "no answer".
-
-    Raises:
-        UserError: there are some, and `version_2_with_negative` is off.
-    """
-    unanswerable = sum(not example.answers for example in examples)
-    if unanswerable and not decoding.version_2_with_negative:
-        raise UserError(
-            f"data/squad/validation.jsonl: {unanswerable} questions have no answer;"
-            " set decoding.version_2_with_negative=true in params.yaml"
-        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ reaches the user as one line. The server is `HF_ENDPOINT`, as for every Hugging 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from qa.errors import UserError
-from qa.squad import Example, examples_from_records
+from qa.squad import Example, Fault, examples_from_records
 
 TIMEOUT_S = 20.0
 
@@ -64,8 +64,15 @@ def download_model(name: str, revision: str | None, files: Sequence[str], out: P
     shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's notes on the download
 
 
-def download_dataset(name: str, revision: str | None) -> dict[str, list[Example]]:
+def download_dataset(
+    name: str, revision: str | None, dropped: Mapping[str, list[Fault]] | None = None
+) -> dict[str, list[Example]]:
     """Download the `train` and `validation` splits of a SQuAD-shaped data set.
+
+    Args:
+        name: id on the hub.
+        revision: the commit, 40 hexadecimal digits.
+        dropped: by split, as in `qa.squad.read_squad_json`.
 
     Raises:
         UserError: the hub cannot be reached, has no such data set, revision or splits, or a record
@@ -80,7 +87,9 @@ def download_dataset(name: str, revision: str | None) -> dict[str, list[Example]
                 " train and validation are needed"
             )
     return {
-        split: examples_from_records(splits[split], f"{name}, split {split}")
+        split: examples_from_records(
+            splits[split], f"{name}, split {split}", dropped[split] if dropped else None
+        )
         for split in ("train", "validation")
     }
 

@@ -1,33 +1,48 @@
 """params.yaml, typed and checked: every knob of the pipeline, its range and its meaning.
 
 The one source of truth for parameters. Imports nothing of the domain, so that a wrong key is
-reported before anything slow is loaded.
+reported before anything slow is loaded; what only a model or a processor can tell is in
+`qa.checks`.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence, shown
 
 PARAMS_FILE = Path("params.yaml")
+SAMPLE_FILES = ("data/sample/train.json", "data/sample/validation.json")
+EMBEDDED_FOLDER = "models/minilm-squad"
 
-Name = Annotated[str, Field(min_length=1)]
+SPECIAL_TOKENS = 3
+"""What a model puts around question and context at least: `[CLS]` and two `[SEP]` of BERT."""
+
+UNKNOWN = {"extra_forbidden", "invalid_key"}
+"""What pydantic calls a key that is none of the model's; the second is no text at all."""
+
+NAMED = 10
+"""Wrong keys that an error names; of more it says how many."""
+
+
+def _without_nul(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("a name cannot hold a NUL character")
+    return name
+
+
+# What is far beyond any use is refused too: libraries overflow where Python's integers do not.
+Name = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1)]
-# Not strict: YAML 1.1 reads `1e-05`, as `dvc exp run -S` writes it, as a string.
-Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Epochs = Annotated[Real, Field(ge=0, le=10_000)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 Precision = Literal["fp32", "bf16"]
@@ -41,9 +56,10 @@ class Dataset(_Section):
     """Where the questions come from."""
 
     name: Name
-    revision: str | None
+    revision: Name | None
     train_file: Name
     validation_file: Name
+    on_bad_answer: Literal["fail", "drop"]
     max_train_examples: Count | None
     max_validation_examples: Count | None
     seed: Seed
@@ -53,15 +69,15 @@ class Model(_Section):
     """Where the FP32 model comes from."""
 
     name: Name
-    revision: str | None
+    revision: Name | None
     folder: Name
 
 
 class Windows(_Section):
     """How a question and its context become token windows: `qa.features.make_windows`."""
 
-    max_length: Annotated[int, Field(ge=16)]
-    doc_stride: Annotated[int, Field(ge=0)]
+    max_length: Annotated[int, Field(ge=16, le=2**16)]
+    doc_stride: Annotated[int, Field(ge=0, le=2**16)]
     max_question_length: Count
 
 
@@ -75,10 +91,10 @@ class Decoding(_Section):
 
 class _Training(_Section):
     max_steps: Count | None
-    learning_rate: Annotated[Real, Field(gt=0)]
+    learning_rate: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
     warmup_ratio: Fraction
-    weight_decay: Annotated[Real, Field(ge=0)]
+    weight_decay: Fraction
     precision: Literal["auto", "bf16", "fp32"]
     save_steps: Count
     logging_steps: Count
@@ -86,9 +102,24 @@ class _Training(_Section):
 
 
 class Finetune(_Training):
-    """FP32 fine-tuning. `epochs: auto` is none for a checkpoint with a trained head, else 2."""
+    """FP32 fine-tuning."""
 
-    epochs: Literal["auto"] | Annotated[Real, Field(ge=0)]
+    epochs: Literal["auto"] | Epochs
+
+    def epochs_for(self, has_head: bool) -> float:
+        """How many epochs: `auto` is none for a checkpoint with a trained head, else 2.
+
+        Raises:
+            UserError: none are set, and the head is new.
+        """
+        if self.epochs == "auto":
+            return 0.0 if has_head else 2.0
+        if self.epochs == 0 and not has_head:
+            raise UserError(
+                f"{PARAMS_FILE}: finetune.epochs: found 0, but the model's question-answering head"
+                " is new: set it to auto"
+            )
+        return self.epochs
 
 
 class Calibrate(_Section):
@@ -99,7 +130,7 @@ class Calibrate(_Section):
     preset: Literal["mixed", "performance"]
     quantize_attention: bool
     shift_channels: bool
-    split_channels: Annotated[int, Field(ge=0)]
+    split_channels: Annotated[int, Field(ge=0, le=2**16)]
     smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
     overflow_fix: bool
     rounding: Literal["gptq", "nearest"]
@@ -108,41 +139,29 @@ class Calibrate(_Section):
 class Train(_Training):
     """Quantization-aware training."""
 
-    epochs: Annotated[Real, Field(ge=0)]
+    epochs: Epochs
     distillation_weight: Fraction
-    distillation_temperature: Annotated[Real, Field(gt=0)]
+    distillation_temperature: Annotated[Real, Field(ge=0.01, le=1000)]
 
 
-class _Answering(_Section):
-    provider: Provider
-    precision: Precision
-
-    @field_validator("precision")
-    @classmethod
-    def _of_the_provider(cls, value: str, info: ValidationInfo) -> str:
-        provider = info.data.get("provider")
-        if value == "bf16" and provider == "CPUExecutionProvider":
-            raise ValueError(f"{provider} computes in fp32 alone; set that")
-        return value
-
-
-class Infer(_Answering):
+class Infer(_Section):
     """CSV inference."""
 
     input: Name
     output: Name
+    provider: Provider
+    precision: Precision
+    on_error: Literal["fail", "keep"]
+    escape_formulas: bool
+    sessions: Literal["auto"] | Count
+    max_context_characters: Count
 
-    @field_validator("output")
-    @classmethod
-    def _not_the_input(cls, value: str, info: ValidationInfo) -> str:
-        if Path(value) == Path(info.data.get("input", "")):
-            raise ValueError("the answers would replace the questions; name another file")
-        return value
 
-
-class Evaluate(_Answering):
+class Evaluate(_Section):
     """Evaluation and its gate."""
 
+    provider: Provider
+    precision: Precision
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 
@@ -154,7 +173,7 @@ class Benchmark(_Section):
     lengths: Annotated[list[Count], Field(min_length=1)]
     repeats: Count
     rows: Annotated[list[Count], Field(min_length=1)]
-    steps: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Params(_Section):
@@ -176,35 +195,136 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key is missing, unknown or out of range;
-            the message names the key, what was found and what is expected.
+        UserError: the file is missing or not YAML, or a key is missing, unknown or out of range,
+            or two do not go together; the message names every such key, what was found and what is
+            expected.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the root of the project") from None
+        params = Params.model_validate(_load(path))
+    except ValidationError as error:
+        wrong = list(_worded(error))
+    else:
+        wrong = [f"{key}: {what}" for key, what in _conflicts(params)]
+        if not wrong:
+            return params
+    more = [f"{len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+    raise UserError(f"{path}: " + "; also ".join(wrong[:NAMED] + more))
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    """The content of a YAML file, by the parser that DVC reads it with."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run from the root of the project")
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; restore it: git checkout {path}")
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}"
+        problem = first_sentence(getattr(error, "problem", None) or error)
+        raise UserError(f"{path}: not YAML: {problem}{where}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; restore it: git checkout {path}") from None
+    except (ValueError, LookupError, TypeError) as error:  # of a tag, a date, a huge number
+        problem = first_sentence(error).partition(";")[0]
+        raise UserError(f"{path}: a value cannot be read: {problem}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: no parameters in it; restore it: git checkout {path}")
-    try:
-        return Params.model_validate(content)
-    except ValidationError as error:
-        # An unknown key first: where one is misspelt, the missing one is the same mistake.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    return content
+
+
+def _worded(error: ValidationError) -> Iterator[str]:
+    """One phrase for each wrong key, the unknown ones first.
+
+    Where a name is misspelt, an unknown key and a missing one are the same mistake.
+    """
+    keys: dict[str, list[ErrorDetails]] = {}
+    for detail in sorted(error.errors(), key=lambda e: e["type"] not in UNKNOWN):
         # A union reports each of its members: the key is what comes before their names.
-        key = ".".join(str(part) for part in first["loc"][:2])
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{path}: {key}: no such parameter; mend its name or remove it"
-            ) from None
-        if first["type"] == "missing":
-            raise UserError(f"{path}: {key}: missing; add it") from None
-        expected = " or ".join(
-            e["msg"][0].lower() + e["msg"][1:]
-            for e in error.errors()
-            if e["loc"][:2] == first["loc"][:2]
+        parts = (str(part) for part in detail["loc"][:2])
+        key = ".".join(part if part.isprintable() else shown(part) for part in parts)
+        keys.setdefault(key, []).append(detail)
+    for key, details in keys.items():
+        first = details[0]
+        if first["type"] in UNKNOWN:
+            yield f"{key}: no such parameter; fix its name or remove it"
+        elif first["type"] == "missing":
+            yield f"{key}: missing; add it"
+        else:
+            expected = " or ".join(_expected(detail) for detail in details)
+            yield f"{key}: found {shown(first['input'])}; {expected}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "value_error":  # of a validator in this module
+            return str(detail["ctx"]["error"])
+        case "bool_type":
+            return "write true or false"
+        case "model_type":
+            return "its keys are expected under it"
+    return detail["msg"][0].lower() + detail["msg"][1:]
+
+
+def _conflicts(params: Params) -> Iterator[tuple[str, str]]:
+    """Keys that are right by themselves and wrong together, each with what to do."""
+    dataset, windows, infer = params.dataset, params.windows, params.infer
+    files = (dataset.train_file, dataset.validation_file)
+    if dataset.name == "sample" and files != SAMPLE_FILES:
+        yield (
+            "dataset.name",
+            "found 'sample' with files of your own; set dataset.name=files to use them",
         )
-        raise UserError(f"{path}: {key}: found {first['input']!r}; {expected}") from None
+    if dataset.name in {"sample", "files"} and _same_file(*files):
+        yield (
+            "dataset.validation_file",
+            f"found {shown(files[1])}, which is dataset.train_file; a score on what was trained on"
+            " says nothing: name another file",
+        )
+    if params.model.name == "minilm-squad" and params.model.folder != EMBEDDED_FOLDER:
+        yield (
+            "model.name",
+            "found 'minilm-squad' with a folder of your own; set model.name=folder to use it",
+        )
+    room = windows.max_length - windows.max_question_length - SPECIAL_TOKENS
+    if room <= windows.doc_stride:
+        yield (
+            "windows.max_length",
+            f"found {windows.max_length}; beside a question of {windows.max_question_length} tokens"
+            f" it leaves {max(room, 0)} for the context, which must be more than windows.doc_stride"
+            f" ({windows.doc_stride})",
+        )
+    for name, other in (
+        ("infer.input", infer.input),
+        ("dataset.train_file", dataset.train_file),
+        ("dataset.validation_file", dataset.validation_file),
+        ("the file of the parameters", str(PARAMS_FILE)),
+    ):
+        if _same_file(infer.output, other):
+            yield (
+                "infer.output",
+                f"found {shown(infer.output)}, which is {name}; the answers would replace it: name"
+                " another file",
+            )
+            break
+    for section, answering in (("infer", infer), ("evaluate", params.evaluate)):
+        if (answering.provider, answering.precision) == ("CPUExecutionProvider", "bf16"):
+            yield (
+                f"{section}.precision",
+                "found 'bf16'; CPUExecutionProvider computes in fp32 only: set"
+                f" {section}.precision=fp32",
+            )
+
+
+def _same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, there or not, however they are spelt or linked."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)

@@ -3,20 +3,42 @@
 Reads SQuAD JSON (v1.1 and v2.0) and the flat records of the Hugging Face `squad` data sets, checks
 every answer's offset, draws subsets, and keeps one schema on disk: JSON Lines with the keys id,
 question, context and answers (`text`, `answer_start`), as the Hugging Face data sets have them.
-Knows nothing of tokens.
+A file that is not of this shape is refused at its first flaw; questions with a fault of their own
+are counted, and refused or left out together. Knows nothing of tokens.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qa.errors import UserError
+from qa.errors import UserError, shown
 from qa.outputs import whole_file
+
+NAMED = 10
+"""Faults that an error names; of more it says how many."""
+
+AT_INTAKE = "fix it, or leave such questions out: set dataset.on_bad_answer=drop"
+"""What to do about faults in what a person brought."""
+
+OTHER_KINDS = {
+    b"\xff\xfe": ("text in UTF-16", "save it as UTF-8"),
+    b"\xfe\xff": ("text in UTF-16", "save it as UTF-8"),
+    b"PAR1": ("a Parquet file", "write it as JSON Lines"),
+    b"ARROW1": ("an Arrow file", "write it as JSON Lines"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it"),
+    b"BZh": ("compressed by bzip2", "unpack it"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+}
+"""Files that people name by mistake, by their first bytes, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +62,43 @@ class Example:
     answers: tuple[Span, ...] = ()
 
 
-def read_squad_json(path: Path) -> list[Example]:
-    """Read a SQuAD JSON file, v1.1 or v2.0, every offset checked.
+@dataclass(frozen=True)
+class Fault:
+    """A question that cannot be used: its id, or its place where it has none, and why."""
+
+    question: str
+    reason: str
+
+
+def read_squad_json(path: Path, dropped: list[Fault] | None = None) -> list[Example]:
+    """Read a SQuAD JSON file, v1.1 or v2.0, or JSON Lines as `write_examples` writes them.
+
+    Args:
+        path: the file.
+        dropped: takes the questions with a fault of their own, which are then left out. Without it
+            they are an error.
 
     Raises:
-        UserError: the file is not SQuAD JSON, or a record is bad; the message names the record.
+        UserError: the file is neither, or has faults; the message counts them and names the first.
     """
-    return _checked(_squad_json_records(path), str(path))
+    return _checked(_file_records(path), str(path), AT_INTAKE, dropped)
 
 
-def examples_from_records(records: Iterable[Mapping[str, Any]], source: str) -> list[Example]:
+def examples_from_records(
+    records: Iterable[Mapping[str, Any]], source: str, dropped: list[Fault] | None = None
+) -> list[Example]:
     """Turn flat records (the Hugging Face `squad` schema) into examples, every offset checked.
 
     Args:
         records: mappings with `id`, `question`, `context`, `answers: {text: [], answer_start: []}`.
         source: what to call the records in an error, such as a file or a data set and its split.
+        dropped: as in `read_squad_json`.
 
     Raises:
-        UserError: a record is bad; the message names it.
+        UserError: as `read_squad_json`.
     """
-    return _checked(
-        ((str(r.get("id", f"number {i}")), r) for i, r in enumerate(records, 1)), source
-    )
+    numbered = ((f"number {number}", record) for number, record in enumerate(records, 1))
+    return _checked(numbered, source, AT_INTAKE, dropped)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -70,20 +107,26 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         UserError: a line is not JSON, or a record is bad.
     """
-
     if not path.is_file():
         raise UserError(f"{path}: no such file; run `dvc repro download_dataset`, which makes it")
+    with path.open(encoding="utf-8") as lines:
+        return _checked(
+            _lines_records(lines, path), str(path), "run `dvc repro download_dataset` anew"
+        )
 
-    def records() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}: line {number} is not JSON ({error.msg})") from None
-                yield str(record.get("id", f"number {number}")), record
 
-    return _checked(records(), str(path))
+def check_answerable(examples: Sequence[Example], source: str) -> None:
+    """Refuse unanswerable questions, for a decoding that never gives "no answer".
+
+    Raises:
+        UserError: there are some.
+    """
+    unanswerable = sum(not example.answers for example in examples)
+    if unanswerable:
+        raise UserError(
+            f"{source}: {unanswerable} of {len(examples)} questions have no answer;"
+            " set decoding.version_2_with_negative=true in params.yaml"
+        )
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
@@ -102,6 +145,15 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def write_faults(path: Path, faults: Mapping[str, Sequence[Fault]]) -> None:
+    """Write the questions that were left out of each split as JSON Lines."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
+        for split, some in faults.items():
+            for fault in some:
+                # In ASCII: what is wrong may be what UTF-8 cannot hold.
+                out.write(json.dumps({"split": split, **asdict(fault)}) + "\n")
+
+
 def subset(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
     """Draw `count` examples without replacement, kept in their order; all of them for None."""
     if count is None or count >= len(examples):
@@ -111,75 +163,221 @@ def subset(examples: Sequence[Example], count: int | None, seed: int) -> list[Ex
     return [examples[i] for i in chosen]
 
 
-def _squad_json_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _file_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; set the path of a SQuAD JSON file")
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; set the path of a SQuAD JSON file")
+    content = path.read_bytes()
+    for start, (kind, remedy) in OTHER_KINDS.items():
+        if content.startswith(start):
+            raise UserError(f"{path}: {kind}; SQuAD JSON is expected: {remedy}")
     try:
-        articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; set the path of a SQuAD JSON file") from None
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
-    except (KeyError, TypeError):
-        raise UserError(f'{path}: no "data" list at the top; expected SQuAD JSON') from None
-    place = 'under "data"'
     try:
-        for a, article in enumerate(articles):
-            for p, paragraph in enumerate(article["paragraphs"]):
-                place = f"in data[{a}].paragraphs[{p}]"
-                context = paragraph["context"]
-                for q, qas in enumerate(paragraph["qas"]):
-                    place = f"in data[{a}].paragraphs[{p}].qas[{q}]"
-                    answers = [] if qas.get("is_impossible") else qas["answers"]
-                    yield (
-                        str(qas["id"]),
-                        {
-                            "question": qas["question"],
-                            "context": context,
-                            "answers": {
-                                "text": [answer["text"] for answer in answers],
-                                "answer_start": [answer["answer_start"] for answer in answers],
-                            },
-                        },
+        content = _loads(text)
+    except json.JSONDecodeError as error:
+        first = text[: error.pos].strip()
+        if error.msg != "Extra data" or "\n" in first:
+            raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
+        # One value on its line and more below: JSON Lines.
+        return _lines_records(io.StringIO(text), path)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON that can be read: {error}") from None
+    if isinstance(content, dict) and "data" not in content and "context" in content:
+        return _lines_records([text], path)  # JSON Lines of one line
+    return _squad_records(content, path)
+
+
+def _lines_records(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                record = _loads(line)
+                if not isinstance(record, dict):
+                    raise UserError(
+                        f"{path}: line {number} is {shown(record)}, not a record in JSON"
                     )
-    except (KeyError, TypeError, AttributeError) as error:
-        missing = f"no {error}" if isinstance(error, KeyError) else "not the shape of SQuAD"
-        raise UserError(f"{path}: {missing} {place}; expected SQuAD JSON") from None
+                yield f"on line {number}", record
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 below line {number}; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {number} is not JSON ({error.msg})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: line {number} is not JSON that can be read: {error}") from None
 
 
-def _checked(records: Iterable[tuple[str, Mapping[str, Any]]], source: str) -> list[Example]:
+def _squad_records(content: Any, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def get(parent: Any, key: str, place: str) -> Any:
+        if not isinstance(parent, dict) or key not in parent:
+            raise UserError(f'{path}: no "{key}" {place}; expected SQuAD JSON')
+        return parent[key]
+
+    def items(parent: Any, key: str, place: str) -> list[Any]:
+        value = get(parent, key, place)
+        if not isinstance(value, list):
+            raise UserError(
+                f'{path}: "{key}" {place} is {shown(value)} and not a list; expected SQuAD JSON'
+            )
+        return value
+
+    for a, article in enumerate(items(content, "data", "at the top")):
+        for p, paragraph in enumerate(items(article, "paragraphs", f"in data[{a}]")):
+            place = f"in data[{a}].paragraphs[{p}]"
+            context = get(paragraph, "context", place)
+            for q, qas in enumerate(items(paragraph, "qas", place)):
+                place = f"in data[{a}].paragraphs[{p}].qas[{q}]"
+                for key in ("id", "question"):
+                    get(qas, key, place)
+                yield place, {**qas, "context": context}
+
+
+def _loads(text: str) -> Any:
+    """A value of JSON.
+
+    Raises:
+        ValueError: it is not JSON, or JSON that Python would not read whole; the message says why.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits; Python's advice goes on
+        raise ValueError(str(error).partition(";")[0]) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
+    return content
+
+
+def _checked(
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    source: str,
+    remedy: str,
+    dropped: list[Fault] | None = None,
+) -> list[Example]:
     examples: list[Example] = []
+    faults: list[Fault] = []
     seen: set[str] = set()
-    for id_, record in records:
-        where = f"{source}: question {id_}"
-        if id_ in seen:
-            raise UserError(f"{where}: the id occurs twice; ids must be unique")
-        seen.add(id_)
+    for place, record in records:
+        name = place
         try:
-            question, context = record["question"], record["context"]
-            texts = record["answers"]["text"]
-            starts = record["answers"]["answer_start"]
-            spans = tuple(Span(str(t), int(s)) for t, s in zip(texts, starts, strict=True))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: not a SQuAD record ({error!r})") from None
-        for name, text in (("question", question), ("context", context)):
-            if not isinstance(text, str) or not text.strip():
-                raise UserError(f"{where}: the {name} is empty")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{where}: the {name} has half a character (a lone surrogate) at"
-                    f" {error.start}; mend it or drop the question"
-                ) from None
-        for span in spans:
-            found = context[span.start : span.start + len(span.text)] if span.start >= 0 else ""
-            if not span.text or found != span.text:
-                raise UserError(
-                    f"{where}: answer {span.text!r} is not at answer_start {span.start},"
-                    f" where the context has {found!r}; mend the offset or drop the question"
-                )
-        examples.append(Example(id_, question, context, spans))
+            # A flat record without an id is called by its place.
+            id_ = _text({"id": place, **record}, "id")
+            name = id_ if id_.isprintable() else shown(id_)
+            if id_ in seen:
+                raise _UnusableError("the id occurs twice; ids must be unique")
+            example = _example(id_, record)
+        except _UnusableError as error:
+            faults.append(Fault(name, str(error)))
+        else:
+            seen.add(id_)
+            examples.append(example)
+    if faults and (dropped is None or not examples):
+        raise UserError(_refusal(source, faults, len(examples) + len(faults), remedy))
     if not examples:
         raise UserError(f"{source}: no questions in it")
+    if dropped is not None:
+        dropped += faults
     return examples
+
+
+def _refusal(source: str, faults: Sequence[Fault], total: int, remedy: str) -> str:
+    named = "; ".join(f"question {fault.question}: {fault.reason}" for fault in faults[:NAMED])
+    if len(faults) == 1:
+        return f"{source}: {named}; {remedy}"
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return f"{source}: {len(faults)} of {total} questions cannot be used: {named}{more}; {remedy}"
+
+
+class _UnusableError(Exception):
+    """Why a record is no example."""
+
+
+def _example(id_: str, record: Mapping[str, Any]) -> Example:
+    question, context = _text(record, "question"), _text(record, "context")
+    if _is_impossible(record):
+        return Example(id_, question, context)
+    # An empty answer is none: SQuAD's own script leaves it out, annotation tools mean none by it.
+    pairs = [(text, start) for text, start in _answers(record) if not _is_blank(text)]
+    return Example(id_, question, context, tuple(_span(text, at, context) for text, at in pairs))
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    if key not in record:
+        raise _UnusableError(f"it has no {key}")
+    text = record[key]
+    if key == "id" and isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str):
+        raise _UnusableError(f"the {key} is {shown(text)} and not text")
+    if not text.strip():
+        raise _UnusableError(f"the {key} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _UnusableError(
+            f"the {key} has half a character (a lone surrogate) at {error.start}"
+        ) from None
+    return text
+
+
+def _is_impossible(record: Mapping[str, Any]) -> bool:
+    value = record.get("is_impossible")
+    if isinstance(value, str):  # as published guides have it
+        value = {"true": True, "false": False}.get(value.strip().lower(), value)
+    if value is not None and not isinstance(value, bool):
+        raise _UnusableError(f"is_impossible is {shown(value)} and neither true nor false")
+    return bool(value)
+
+
+def _answers(record: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Texts and offsets, of a list of answers as in SQuAD JSON or of two lists as on the Hub."""
+    if "answers" not in record:
+        raise _UnusableError("it has no answers, not even an empty list of them")
+    answers = record["answers"]
+    if isinstance(answers, Mapping):
+        texts, starts = answers.get("text"), answers.get("answer_start")
+        if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
+            raise _UnusableError(
+                "its answers are not two lists, text and answer_start, of one length"
+            )
+        return list(zip(texts, starts, strict=True))
+    if not isinstance(answers, list):
+        raise _UnusableError(f"answers is {shown(answers)} and not a list")
+    for answer in answers:
+        if not isinstance(answer, Mapping) or not {"text", "answer_start"} <= answer.keys():
+            raise _UnusableError(f"the answer {shown(answer)} has not both text and answer_start")
+    return [(answer["text"], answer["answer_start"]) for answer in answers]
+
+
+def _is_blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
+
+
+def _span(text: Any, start: Any, context: str) -> Span:
+    if not isinstance(text, str):
+        raise _UnusableError(f"the text of an answer is {shown(text)} and not text")
+    if isinstance(start, float) and start.is_integer():
+        start = int(start)  # 22.0, as tables write it, is exact
+    if not isinstance(start, int) or isinstance(start, bool):
+        raise _UnusableError(
+            f"answer {shown(text)} has answer_start {shown(start)}, not an integer"
+        )
+    found = context[start : start + len(text)] if start >= 0 else ""
+    if found != text:
+        raise _UnusableError(
+            f"answer {shown(text)} is not at answer_start {shown(start)}, where the context has"
+            f" {shown(found)}"
+        )
+    return Span(text, start)

@@ -1,6 +1,7 @@
 """Stage download_dataset: questions from the sample, from SQuAD JSON or from the Hub.
 
-Writes train and validation under data/squad/ in one schema, whatever they came from.
+Writes train and validation under data/squad/ in one schema, whatever they came from, and what was
+left out of them, if `dataset.on_bad_answer` is drop.
 """
 
 import sys
@@ -11,35 +12,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.errors import UserError, run
 from qa.outputs import whole_folder
 from qa.params import read_params
-from qa.squad import read_squad_json, subset, write_examples
-
-SAMPLE = {"train": "data/sample/train.json", "validation": "data/sample/validation.json"}
+from qa.squad import Fault, check_answerable, read_squad_json, subset, write_examples, write_faults
 
 
 def main() -> None:
     params = read_params()
     dataset = params.dataset
     files = {"train": dataset.train_file, "validation": dataset.validation_file}
-    if dataset.name == "sample" and files != SAMPLE:
-        raise UserError(
-            "params.yaml: dataset.name: found 'sample' with files of your own;"
-            " set dataset.name=files to use them"
-        )
-    if dataset.name in ("sample", "files"):
-        splits = {split: read_squad_json(Path(path)) for split, path in files.items()}
-    else:
-        from qa.hub import download_dataset  # the hub client, which local files do not need
-
-        splits = download_dataset(dataset.name, dataset.revision)
     limits = {
         "train": dataset.max_train_examples,
         "validation": dataset.max_validation_examples,
     }
+    faults: dict[str, list[Fault]] = {split: [] for split in files}
+    dropped = faults if dataset.on_bad_answer == "drop" else None
+    if dataset.name in ("sample", "files"):
+        splits = {
+            split: read_squad_json(Path(path), dropped[split] if dropped else None)
+            for split, path in files.items()
+        }
+    else:
+        from qa.hub import download_dataset  # the hub client, which local files do not need
+
+        splits = download_dataset(dataset.name, dataset.revision, dropped)
+        files = {split: f"{dataset.name}, split {split}" for split in files}
+    if splits["train"] == splits["validation"]:
+        raise UserError(
+            f"{files['validation']}: the same questions as in {files['train']}; a score on what was"
+            " trained on says nothing: name another file"
+        )
     with whole_folder(Path("data/squad")) as out:
         for split, limit in limits.items():
             examples = subset(splits[split], limit, dataset.seed)
+            if not params.decoding.version_2_with_negative:
+                check_answerable(examples, files[split])
             write_examples(out / f"{split}.jsonl", examples)
             print(f"{split}: {len(examples)} of {len(splits[split])} questions")
+            if faults[split]:
+                print(f"{split}: {len(faults[split])} left out: data/squad/dropped.jsonl")
+        if any(faults.values()):
+            write_faults(out / "dropped.jsonl", faults)
 
 
 if __name__ == "__main__":

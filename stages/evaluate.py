@@ -21,7 +21,6 @@ def main() -> None:
 
     from qa.engine import Engine
     from qa.evaluation import (
-        check_answerable,
         check_f1_drop,
         compare,
         evaluate,
@@ -35,7 +34,6 @@ def main() -> None:
 
     params = read_params()
     examples = read_examples(Path("data/squad/validation.jsonl"))
-    check_answerable(examples, params.decoding)
     results = {}
     for name, folder in FOLDERS.items():
         tokenizer = load_tokenizer(folder)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.checkpoints import check_windows, load_model, save_checkpoint
-from qa.errors import UserError, run
+from qa.checkpoints import load_model, save_checkpoint
+from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
-from qa.params import read_params
+from qa.params import Windows, read_params
 from qa.squad import read_examples
 from qa.training import (
     CHECKPOINTS,
@@ -25,6 +25,7 @@ from qa.training import (
 
 BASE = Path("models/base")
 DATA = Path("data/squad/train.jsonl")
+WINDOWS = Path("models/windows.json")
 LOGS = Path("metrics/finetune")
 
 
@@ -32,23 +33,16 @@ def main() -> None:
     params = read_params()
     tokenizer = load_tokenizer(BASE)
     model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-    check_windows(model, tokenizer, params.windows)
-    epochs = params.finetune.epochs
-    if epochs == "auto":
-        epochs = 0.0 if has_head else 2.0
-        print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
-    if epochs == 0 and not has_head:
-        raise UserError(
-            "params.yaml: finetune.epochs: found 0, but the model's question-answering head is new:"
-            " set it to auto"
-        )
+    sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
+    epochs = params.finetune.epochs_for(has_head)
+    print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
     checkpoints = (
-        CHECKPOINTS / "finetune" / fingerprint([params.windows, params.finetune], [BASE, DATA])
+        CHECKPOINTS / "finetune" / fingerprint([sizes, params.finetune], [BASE, DATA])
     )
     if epochs > 0:
         examples = read_examples(DATA)
         windows = label_windows(
-            make_windows(examples, tokenizer, **params.windows.model_dump()), examples
+            make_windows(examples, tokenizer, **sizes.model_dump()), examples
         )
         train(
             model,

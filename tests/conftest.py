@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+# `make soak` tries many more cases; each run of the tests tries the same few.
+hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("soak", max_examples=10_000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 SMALL: dict[str, Any] = {
     "dataset__max_train_examples": 48,
@@ -40,6 +45,7 @@ SMALL: dict[str, Any] = {
 STAGES = [
     "download_dataset",
     "download_model",
+    "check_params",
     "finetune",
     "calibrate",
     "train",
@@ -74,11 +80,10 @@ def encoder() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     """The embedded model's tokenizer, as `download_model` leaves it."""
-    from qa.checkpoints import copy_checkpoint, settle_checkpoint
+    from qa.intake import build_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    copy_checkpoint(encoder, folder)
-    settle_checkpoint(folder, "the encoder")
+    build_tokenizer(encoder, folder, "the encoder")
     return folder
 
 

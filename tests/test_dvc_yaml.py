@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qa.params import Params
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
     name: stage
@@ -35,10 +37,14 @@ def imported_modules(source: Path) -> set[Path]:
 
 
 def sections(source: Path) -> set[str]:
-    """The sections of params.yaml that a stage script reads."""
+    """The sections of params.yaml that a stage script reads: all, if it passes them on whole."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    if any(isinstance(arg, ast.Name) and arg.id == "params" for c in calls for arg in c.args):
+        return set(Params.model_fields)
     return {
         node.attr
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "params"

@@ -13,7 +13,6 @@ from qa.errors import UserError
 from qa.evaluation import (
     Results,
     bootstrap_interval,
-    check_answerable,
     compare,
     f1_by_question_word,
     question_word,
@@ -22,7 +21,6 @@ from qa.evaluation import (
 )
 from qa.logits import Logits
 from qa.metrics import score_each
-from qa.params import Decoding
 from qa.spans import Answer
 from qa.squad import Example, Span
 
@@ -144,13 +142,3 @@ def test_question_words(question: str, word: str) -> None:
 
 def test_same_answers_compares_text() -> None:
     assert same_answers([LONDON, NONE], [Answer("London", 0.1, 0, 6), LONDON]) == 50
-
-
-def test_unanswerable_questions_need_a_decoding_that_can_say_so() -> None:
-    decoding = Decoding(
-        max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
-    )
-    with pytest.raises(UserError, match=r"2 questions have no answer; set decoding\.version_2"):
-        check_answerable(EXAMPLES, decoding)
-    check_answerable(EXAMPLES[:2], decoding)
-    check_answerable(EXAMPLES, decoding.model_copy(update={"version_2_with_negative": True}))
