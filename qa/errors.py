@@ -8,39 +8,70 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class UserError(Exception):
-    """Something a person can mend: the message is the one line they will read."""
+    """Something a person can fix: the message is the one line they will read."""
 
 
 def run(main: Callable[[], None]) -> None:
     """Run the `main` of a script so that a person's mistake never ends in a traceback.
 
-    `UserError` and operating system errors (a full disk, a missing permission) are printed as
-    `error: ...` with exit status 1, Ctrl-C as `interrupted` with status 130. Anything else is a
-    defect of this project and keeps its traceback.
+    `UserError`, operating system errors (a full disk, a missing permission) and a lack of memory
+    are printed as `error: ...` with exit status 1. Ctrl-C and SIGTERM end the script as an
+    exception would, so that it cleans up, with exit status 130 and 143. Anything else is a defect
+    of this project and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe without UTF-8 is shown `\xfc` in place of an error of its encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does: Python must not write to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         name = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
         message = f"{name}{error.strerror or error}"
+    except MemoryError as error:
+        message = f"memory ran out ({error})" if str(error) else "memory ran out"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     else:
         return
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(1)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line: line breaks become spaces, what cannot be seen is escaped.
+
+    Spaces stay as they are: a message may be about them.
+    """
+    joined = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in joined
+    )
 
 
 def shown(value: object) -> str:
@@ -51,5 +82,10 @@ def shown(value: object) -> str:
 
 
 def first_sentence(error: Exception) -> str:
-    """What a library says first of what went wrong: some go on for a page."""
+    """The first sentence of a library's error message; some run to a page."""
     return " ".join(str(error).split()).partition(". ")[0][:200]
+
+
+def _terminate(number: int, frame: FrameType | None) -> Any:
+    print("terminated", file=sys.stderr)
+    sys.exit(128 + number)

@@ -1,53 +1,218 @@
-"""Files and folders that appear whole or not at all, and the hash that names their bytes.
+"""Files and folders that appear whole or not at all, and the hashes that name their bytes.
 
-Everything is written beside its destination and renamed onto it at the end, so a reader never
-meets half an output, and a run that fails leaves the previous one as it was.
+Everything is written beside its destination, under a name that one run at a time may hold, and
+renamed onto it at the end: a reader never meets half an output, two runs never mix theirs, and a
+run that fails or is killed leaves the previous output as it was.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 
-def _partial(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.partial")
+from qa.errors import UserError
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
+"""What a file system without locks answers, as some network shares."""
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it onto `path` unless the block raises."""
-    partial = _partial(path)
-    try:
+    """Yield a path beside `path` to write to; rename it onto `path` unless the block raises.
+
+    Raises:
+        UserError: `path` cannot be written, is no regular file, or another run is writing it.
+    """
+    path = _regular(path)
+    with _held(path, folder=False) as partial:
         yield partial
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; rename it onto `path` unless the block raises."""
-    partial = _partial(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    """Yield an empty folder beside `path`; it takes the place of `path` unless the block raises.
+
+    Raises:
+        UserError: `path` cannot be written, is no folder, or another run is writing it.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a file, where a folder is written; move it away")
+    with _held(path, folder=True) as partial:
+        _empty(partial)
         yield partial
-        former = partial.with_suffix(".former")
-        shutil.rmtree(former, ignore_errors=True)
-        if path.exists():
-            os.replace(path, former)
-        os.replace(partial, path)
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
+        _replace_folder(partial, path)
+
+
+@contextmanager
+def resumable_file(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` that survives a failure, for the next run to go on from.
+
+    The block writes the file into the folder under the name of `path`; when it ends, that file is
+    renamed onto `path` and the folder removed.
+
+    Raises:
+        UserError: as in `whole_file`.
+    """
+    path = _regular(path)
+    with _held(path, folder=True, keep=True) as partial:
+        yield partial
+        os.replace(partial / path.name, path)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _regular(path: Path) -> Path:
+    """The file that `path` stands for, itself or by a link."""
+    target = path.resolve() if path.is_symlink() else path
+    if target.is_dir():
+        raise UserError(f"{path}: a folder, where a file is written; name a file")
+    if target.exists() and not target.is_file():
+        raise UserError(f"{path}: not a regular file, but a device or a pipe; name a file")
+    if target != path and target.exists() and not target.stat().st_mode & 0o222:
+        # DVC links write-protected files of its cache into the workspace, if it is set up so.
+        raise UserError(f"{path}: a link to a write-protected file; remove the link")
+    return target
+
+
+@contextmanager
+def _held(path: Path, *, folder: bool, keep: bool = False) -> Iterator[Path]:
+    """Make and hold the place beside `path` where it is written.
+
+    The lock ends with the process. A failure removes the place, unless it is to `keep`.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(partial, folder=folder)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    if descriptor is None:
+        raise UserError(f"{path}: another run is writing it; wait for it, or end it")
+    try:
+        _restore(path)
+        yield partial
+    except BaseException as error:
+        explained = _about_disk(error, path)  # while the disk is still full
+        if folder and not keep:
+            shutil.rmtree(partial, ignore_errors=True)
+        elif not keep:
+            partial.unlink(missing_ok=True)
+        if explained is None:
+            raise
+        raise explained from None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(partial: Path, *, folder: bool) -> int | None:
+    """Make `partial` and lock it; None where another process holds it."""
+    while True:
+        if folder:
+            if partial.is_file():  # of a version of this project that had another kind here
+                partial.unlink()
+            partial.mkdir(exist_ok=True)
+        elif partial.is_dir():
+            shutil.rmtree(partial)
+        flags = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT
+        with ExitStack() as stack:
+            descriptor = os.open(partial, flags, 0o666)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), partial.stat()):
+                    stack.pop_all()
+                    return descriptor
+            # Its holder renamed or removed it meanwhile: try again.
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that a folder holds, but not the folder, which is locked."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _replace_folder(partial: Path, path: Path) -> None:
+    """Put `partial` in the place of `path`, in one step where the file system can."""
+    if not path.exists():
+        os.replace(partial, path)
+        return
+    former = _lock(path, folder=True)  # the former bears the name of `partial` until it is removed
+    try:
+        _exchange(partial, path)
+        shutil.rmtree(partial)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        # Network shares cannot. A kill between these two lines leaves the former for `_restore`.
+        os.replace(path, _former(path))
+        os.replace(partial, path)
+        shutil.rmtree(_former(path), ignore_errors=True)
+    finally:
+        if former is not None:
+            os.close(former)
+
+
+def _former(path: Path) -> Path:
+    return path.with_name(f".{path.name}.former")
+
+
+def _restore(path: Path) -> None:
+    """Put back the folder that a kill in `_replace_folder` left under its other name."""
+    if _former(path).exists():
+        if path.exists():
+            shutil.rmtree(_former(path))
+        else:
+            os.replace(_former(path), path)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names in one step: renameat2(2) of Linux, which Python does not offer."""
+    at_fdcwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(at_fdcwd, bytes(one), at_fdcwd, bytes(other), rename_exchange):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(other))
+
+
+def _about_disk(error: BaseException, path: Path) -> OSError | None:
+    """The error to raise in place of one that says nothing of a file, or hides a full disk.
+
+    Writing gives no file name; libraries that write with code of their own raise errors of theirs.
+    """
+    if isinstance(error, OSError):
+        if error.filename is None and error.errno is not None:
+            return OSError(error.errno, os.strerror(error.errno), str(path))
+        return None
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return None
+    full = any(os.strerror(number) in str(error) for number in NO_SPACE)
+    if full or not os.statvfs(path.parent).f_bavail:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,3 +228,23 @@ def hash_file(path: Path) -> str:
         while block := content.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
+    """Name work after its parameters, the bytes of its inputs and this package's code.
+
+    Unfinished work is taken up only by the run that began it: with other parameters, another
+    input or other code, it starts afresh.
+
+    Args:
+        inputs: files and folders.
+    """
+    digest = hashlib.sha256()
+    for section in params:
+        digest.update(section.model_dump_json().encode())
+    for path in (*inputs, *sorted(Path(__file__).parent.glob("*.py"))):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.name.encode())
+                digest.update(hash_file(file).encode())
+    return digest.hexdigest()[:16]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qa.outputs import hash_file, whole_file, whole_folder, write_json
+from qa import outputs
+from qa.errors import UserError
+from qa.outputs import hash_file, resumable_file, whole_file, whole_folder, write_json
 from tests.conftest import ROOT
 
 
@@ -39,6 +48,170 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("writer", [whole_file, whole_folder, resumable_file])
+def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path, writer: Any) -> None:
+    path = tmp_path / "out"
+    with writer(path) as partial:
+        with pytest.raises(UserError, match="out: another run is writing it"), writer(path):
+            pass
+        kept = partial if partial.is_file() else partial / path.name
+        kept.write_text("of the first")
+    assert (path / "out" if path.is_dir() else path).read_text() == "of the first"
+    assert list(tmp_path.iterdir()) == [path]
+    with writer(path) as partial:  # the lock has gone with the first
+        (partial if partial.is_file() else partial / path.name).write_text("of the second")
+
+
+def test_what_a_killed_run_left_is_not_in_the_next_output(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    (tmp_path / ".out.partial/deep").mkdir(parents=True)
+    (tmp_path / ".out.partial/deep/old").write_text("old")
+    (tmp_path / ".out.partial/link").symlink_to("deep")
+    with whole_folder(path) as partial:
+        (partial / "new").write_text("new")
+    assert [file.name for file in path.iterdir()] == ["new"]
+    (tmp_path / ".file.partial").write_text("much that is old")
+    with whole_file(tmp_path / "file") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_resumable_file_keeps_what_a_failure_left(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("former")
+    with pytest.raises(ValueError, match="half way"), resumable_file(path) as folder:
+        (folder / "out").write_text("half")
+        raise ValueError("half way")
+    assert path.read_text() == "former"
+    with resumable_file(path) as folder:
+        assert (folder / "out").read_text() == "half"
+        (folder / "out").write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("writer", [whole_file, resumable_file])
+def test_a_link_is_written_through_and_what_is_no_file_is_refused(
+    tmp_path: Path, writer: Any
+) -> None:
+    def write(path: Path) -> None:
+        with writer(path) as partial:
+            (partial if partial.is_file() else partial / partial.resolve().name[1:-8]).write_text(
+                "new"
+            )
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/target").write_text("old")
+    (tmp_path / "link").symlink_to("elsewhere/target")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere/target").read_text() == "new"
+    (tmp_path / "elsewhere/target").chmod(0o444)  # as DVC's cache is
+    with pytest.raises(UserError, match="link: a link to a write-protected file; remove the link"):
+        write(tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), Path("/dev/full")):
+        with pytest.raises(UserError, match="not a regular file, but a device or a pipe"):
+            write(path)
+        assert not path.is_file()
+    with pytest.raises(UserError, match="a folder, where a file is written"):
+        write(tmp_path / "elsewhere")
+
+
+def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for writer in (whole_file, whole_folder, resumable_file):
+        for name in ("x" * 250, "file/out"):
+            with pytest.raises(UserError, match="cannot be written"), writer(tmp_path / name):
+                pytest.fail("the work began")
+    with (
+        pytest.raises(UserError, match="a file, where a folder is"),
+        whole_folder(tmp_path / "file"),
+    ):
+        pytest.fail("the work began")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("a library's own words")])
+@pytest.mark.parametrize("writer", [whole_file, whole_folder, resumable_file])
+def test_a_full_disk_is_named_with_the_file_and_leaves_the_former(
+    small_disk: Path, writer: Any, error: Exception | None
+) -> None:
+    path = small_disk / "out"
+    path.write_text("former") if writer is not whole_folder else path.mkdir()
+
+    def fill(file: Path) -> None:
+        with file.open("wb") as content:
+            try:
+                content.write(b"x" * 500_000)
+            except OSError:
+                if error is not None:
+                    raise error from None
+                raise
+
+    with pytest.raises(OSError, match="No space left on device") as caught, writer(path) as partial:
+        fill(partial if partial.is_file() else partial / "out")
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value.filename) == str(path)
+    assert path.is_dir() or path.read_text() == "former"
+
+
+REPLACING = """
+import sys, itertools
+from pathlib import Path
+from qa import outputs
+if sys.argv[2] == "without exchange":
+    def refuse(one, other): raise OSError(22, "not here")
+    outputs._exchange = refuse
+for number in itertools.count(int(sys.argv[3])):
+    with outputs.whole_folder(Path(sys.argv[1])) as out:
+        for name in "abc":
+            (out / name).write_text(str(number))
+    if number == int(sys.argv[3]):
+        print("on the way", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["exchange", "without exchange"])
+def test_a_kill_at_any_point_leaves_a_whole_folder(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "out"
+    draw = random.Random(0)
+    for start in range(0, 8_000_000, 1_000_000):
+        writing = subprocess.Popen(
+            [sys.executable, "-c", REPLACING, path, how, str(start)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        assert writing.stdout is not None
+        assert writing.stdout.readline() == b"on the way\n"
+        time.sleep(draw.random() / 20)
+        writing.send_signal(signal.SIGKILL)
+        writing.wait()
+        writing.stdout.close()
+        if how == "without exchange":  # where a kill may leave the former under its other name
+            outputs._restore(path)
+        assert sorted(file.name for file in path.iterdir()) == ["a", "b", "c"]
+        assert len({file.read_text() for file in path.iterdir()}) == 1
+    with whole_folder(path) as partial:
+        (partial / "d").write_text("")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_json_keeps_order_and_letters(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": "é", "a": 1.5})
     assert (tmp_path / "x.json").read_text("utf-8") == '{\n  "b": "é",\n  "a": 1.5\n}\n'
@@ -54,7 +227,17 @@ def test_json_keeps_order_and_letters(tmp_path: Path) -> None:
     [
         ("raise UserError('a file:\\n row 3')", 1, "error: a file: row 3\n"),
         ("open('/absent/file')", 1, "error: /absent/file: No such file or directory\n"),
+        ("raise UserError('two  spaces\\tand \\ufeff')", 1, "error: two  spaces\\tand \\ufeff\n"),
+        ("raise OSError(28, 'No space left on device')", 1, "error: No space left on device\n"),
+        ("raise MemoryError", 1, "error: memory ran out\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("import os; os.kill(os.getpid(), 15)", 143, "terminated\n"),
+        (
+            "import os; os.close(0); r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w);"
+            " print('nobody reads this')",
+            141,
+            "",
+        ),
         ("print('fine')", 0, ""),
     ],
 )
@@ -64,6 +247,18 @@ def test_how_a_script_ends(code: str, status: int, error: str) -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (status, error)
+
+
+def test_an_answer_is_printed_whatever_the_encoding() -> None:
+    program = "from qa.errors import run\nrun(lambda: print('M\u00fcnchen'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"M\\xfcnchen\n", b"")
 
 
 def test_a_defect_keeps_its_traceback() -> None:
