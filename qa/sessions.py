@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from qa.errors import UserError, first_sentence
 from qa.logits import Forward
-from qa.processor import cores, has_bf16
+from qa.processor import available_memory, cores, has_bf16, processors
 
 if TYPE_CHECKING:
     from qa.params import Precision
@@ -38,6 +38,12 @@ MODEL_CACHE = Path(".cache/openvino")
 
 MAX_SESSIONS = 4
 """Each holds the model and its buffers: with more cores than this, each gets several."""
+
+SESSION_BYTES = 400_000_000
+"""Memory of a session beside its model: Python, the libraries, buffers, kernels of all shapes."""
+
+MODEL_COPIES = 4
+"""Memory of a session's model over the size of its file, at the most: while it is loaded."""
 
 
 class Sessions:
@@ -53,21 +59,40 @@ class Sessions:
 
     Attributes:
         count: how many batches `forward` takes at a time, each from a thread of its own.
+        processors_each: how many processors each session computes on.
     """
 
     def __init__(
-        self, folder: Path, provider: str, precision: Precision, cache: Path | None = None
+        self,
+        folder: Path,
+        provider: str,
+        precision: Precision,
+        cache: Path | None = None,
+        count: int | Literal["auto"] = "auto",
     ) -> None:
-        """Start the processes and load the model in each; arguments as in `onnx_forward`.
+        """Start the processes and load the model in each; further arguments as in `onnx_forward`.
+
+        Args:
+            count: how many; `auto` for what the processors and the memory allow, see `_shares`.
 
         Raises:
-            UserError: as `onnx_forward`, or a process was killed while it loaded the model.
+            UserError: as `onnx_forward`, there are fewer processors than `count`, or a process
+                ended while it loaded the model.
         """
         self._folder = folder
         self._sessions: list[tuple[BaseProcess, Connection]] = []
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
-        shares = _shares(sorted(os.sched_getaffinity(0)))
-        self.count = len(shares)
+        numbers = processors()
+        if count == "auto":
+            count = _count(len(numbers), _memory_allows(folder / "model.onnx"))
+        elif count > len(numbers):
+            raise UserError(
+                f"params.yaml: infer.sessions: found {count}; this process may use {len(numbers)}"
+                " processors: set auto or fewer"
+            )
+        shares = _shares(numbers, count)
+        self.count = count
+        self.processors_each = len(shares[0])
         load = partial(onnx_forward, folder, provider, precision, cache)
         context = multiprocessing.get_context("spawn")
         # Ctrl-C reaches the whole process group. It is the parent's to answer; a process inherits
@@ -100,15 +125,18 @@ class Sessions:
         """The forward pass, see `qa.logits.Forward`, on the next session that is free.
 
         Raises:
-            UserError: the process of the session was killed.
+            UserError: the process of the session ended, or the model does not run on the batch.
         """
         process, connection = self._idle.get()
         try:
             with contextlib.suppress(BrokenPipeError):  # which `_receive` explains
                 connection.send(batch)
-            start, end = self._receive(process, connection)
+            received = self._receive(process, connection)
         finally:
             self._idle.put((process, connection))
+        if isinstance(received, Exception):
+            raise received
+        start, end = received
         return start, end
 
     def close(self) -> None:
@@ -129,31 +157,48 @@ class Sessions:
             return connection.recv()
         except (EOFError, ConnectionResetError):
             process.join()
-        if process.exitcode == -signal.SIGKILL:
-            raise UserError(
-                f"{self._folder}: a process that ran the model was killed; if memory is short for"
-                f" {self.count} of them, put `taskset -c 0` before the command, which runs one"
+        if process.exitcode is None or process.exitcode >= 0:
+            raise RuntimeError(
+                f"a process that ran the model ended with {process.exitcode}; its message is above"
             )
-        raise RuntimeError(
-            f"a process that ran the model ended with {process.exitcode}; its message is above"
+        name = signal.Signals(-process.exitcode).name
+        advice = "run the same command again"
+        if process.exitcode == -signal.SIGKILL:
+            advice = "if memory is short, free some or run on a larger machine"
+            if self.count > 1:
+                advice = f"if memory is short for {self.count} of them, set infer.sessions=1"
+        raise UserError(
+            f"{self._folder}: a process that ran the model was ended by {name}; {advice}"
         )
 
 
-def _shares(processors: Sequence[int]) -> list[Sequence[int]]:
-    """The processors in at most `MAX_SESSIONS` shares, as many as leave the fewest idle.
+def _count(processors: int, memory: int) -> int:
+    """How many sessions to run: as many as leave the fewest processors idle.
+
+    Args:
+        memory: how many there is memory for.
+    """
+    most = max(1, min(processors, MAX_SESSIONS, memory))
+    return max(range(1, most + 1), key=lambda n: (processors // n * n, n))
+
+
+def _memory_allows(model: Path) -> int:
+    """How many sessions of a model there is memory for."""
+    size = model.stat().st_size if model.is_file() else 0
+    return available_memory() // (SESSION_BYTES + MODEL_COPIES * size)
+
+
+def _shares(processors: Sequence[int], count: int) -> list[Sequence[int]]:
+    """The processors in `count` shares.
 
     Of one length all, so that a batch is computed in the same way whichever session takes it.
     """
-    count = max(
-        range(1, min(len(processors), MAX_SESSIONS) + 1),
-        key=lambda n: (len(processors) // n * n, n),
-    )
     each = len(processors) // count
     return [processors[at : at + each] for at in range(0, count * each, each)]
 
 
 def _serve(connection: Connection, processors: Sequence[int], load: Callable[[], Forward]) -> None:
-    """A process of `Sessions`: sends None or what is wrong, then logits for every batch.
+    """A process of `Sessions`: sends None or what is wrong, then that or logits for every batch.
 
     It ends with the connection, at whatever it is then.
     """
@@ -167,7 +212,11 @@ def _serve(connection: Connection, processors: Sequence[int], load: Callable[[],
     with contextlib.suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
-            connection.send(forward(connection.recv()))
+            batch = connection.recv()
+            try:
+                connection.send(forward(batch))
+            except UserError as error:
+                connection.send(error)
 
 
 def inference_precision(model: Path, precision: Precision) -> str:
@@ -201,8 +250,9 @@ def onnx_forward(
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 
     Raises:
-        UserError: the folder holds no ONNX model, ONNX Runtime cannot run it on that provider, or
-            BF16 is asked for where there is none.
+        UserError: the folder holds no ONNX model of question answering, ONNX Runtime cannot run it
+            on that provider, or BF16 is asked for where there is none. From the function that is
+            returned: the model does not run on a batch.
     """
     file = folder / "model.onnx"
     if not file.is_file():
@@ -225,11 +275,25 @@ def onnx_forward(
     session.disable_fallback()
     if provider not in session.get_providers():
         raise UserError(f"{folder}: {provider} cannot run model.onnx here (see above)")
+    outputs = [output.name for output in session.get_outputs()]
+    if not {"start_logits", "end_logits"} <= set(outputs):
+        raise UserError(
+            f"{folder}: model.onnx has the outputs {', '.join(outputs)}, a question-answering model"
+            " has start_logits and end_logits; give the folder of one"
+        )
 
     def forward(
         batch: dict[str, NDArray[np.int64]],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        start, end = session.run(["start_logits", "end_logits"], batch)
+        try:
+            start, end = session.run(["start_logits", "end_logits"], batch)
+        except Exception as error:  # as above
+            rows, length = batch["input_ids"].shape
+            raise UserError(
+                f"{folder}: model.onnx does not run on {rows} windows of {length} tokens"
+                f" ({first_sentence(error)}); windows.max_length may be more than it reads, or the"
+                " tokenizer another model's"
+            ) from None
         return start, end
 
     return forward

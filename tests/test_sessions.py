@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ from qa.export import to_onnx, write_folder
 from qa.features import Window, make_windows, pad
 from qa.params import Decoding, Windows
 from qa.processor import cores
-from qa.sessions import Sessions, _locked, _shares, onnx_forward
+from qa.sessions import Sessions, _count, _locked, _shares, onnx_forward
 from qa.squad import read_squad_json
 from tests.conftest import ROOT
 
@@ -57,11 +58,22 @@ def folder(
 
 
 def test_the_processors_are_shared_out() -> None:
-    assert _shares([3]) == [[3]]
-    assert _shares([0, 1]) == [[0], [1]]
-    assert _shares([0, 2, 4, 6, 8, 9]) == [[0, 2], [4, 6], [8, 9]]
-    assert [len(share) for share in _shares(range(16))] == [4, 4, 4, 4]
-    assert [len(share) for share in _shares(range(5))] == [5]
+    assert _shares([3], 1) == [[3]]
+    assert _shares([0, 1], 2) == [[0], [1]]
+    assert _shares([0, 2, 4, 6, 8, 9], 3) == [[0, 2], [4, 6], [8, 9]]
+    assert _shares(range(5), 2) == [range(2), range(2, 4)]
+
+
+def test_sessions_are_as_many_as_leave_no_processor_idle_and_fit_the_memory() -> None:
+    counts = {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 16: 4}
+    assert {processors: _count(processors, 99) for processors in counts} == counts
+    assert [_count(16, memory) for memory in (0, 1, 2, 3, 4)] == [1, 1, 2, 2, 4]
+    assert [_count(2, memory) for memory in (0, 1, 2)] == [1, 1, 2]
+
+
+def test_more_sessions_than_processors_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=rf"infer.sessions: found 99; .* use {cores()} processors"):
+        Sessions(folder, PROVIDER, "fp32", count=99)
 
 
 def test_sessions_answer_as_one_does(
@@ -71,7 +83,7 @@ def test_sessions_answer_as_one_does(
     forward = onnx_forward(folder, PROVIDER, "fp32")
     alone = Engine(forward, tokenizer, WINDOWS, DECODING).answer(EXAMPLES)
     with Sessions(folder, PROVIDER, "fp32", tmp_path / "cache") as sessions:
-        assert sessions.count == len(_shares(range(cores())))
+        assert sessions.count == _count(cores(), 99)
         engine = Engine(sessions.forward, tokenizer, WINDOWS, DECODING, sessions.count)
         together, again = engine.answer(EXAMPLES), engine.answer(EXAMPLES)
         processes = multiprocessing.active_children()
@@ -112,17 +124,47 @@ def test_batches_run_at_the_same_time(tiny_model: Path, tokenizer: Any) -> None:
     assert len(engine.answer(EXAMPLES[:30])) == 30
 
 
-def test_a_session_that_was_killed_is_named(folder: Path, windows: list[Window]) -> None:
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGKILL, "set infer.sessions=1"),
+        (signal.SIGTERM, "run the same command again"),
+        (signal.SIGSEGV, "run the same command again"),
+    ],
+)
+def test_a_session_that_was_killed_is_named(
+    folder: Path, windows: list[Window], number: signal.Signals, says: str
+) -> None:
     with Sessions(folder, PROVIDER, "fp32") as sessions:
         batch = pad(windows[:2], 0)
         start, end = sessions.forward(batch)
         assert start.shape == end.shape == batch["input_ids"].shape
         assert start.dtype == np.float32
         for process in multiprocessing.active_children():
-            process.kill()
+            os.kill(process.pid or 0, number)
             process.join()
-        with pytest.raises(UserError, match=r"was killed; if memory is short .* `taskset -c 0`"):
+        advice = says if sessions.count > 1 or number != signal.SIGKILL else "free some"
+        with pytest.raises(UserError, match=rf"ended by {number.name}; .*{advice}"):
             sessions.forward(batch)
+
+
+def test_a_model_of_another_task_is_named(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(str(folder / "model.onnx"))
+    model.graph.output[0].name = "logits"
+    for node in model.graph.node:
+        node.output[:] = ["logits" if name == "start_logits" else name for name in node.output]
+    onnx.save_model(model, str(tmp_path / "model.onnx"))
+    with pytest.raises(UserError, match="has the outputs logits, end_logits, a question-answering"):
+        Sessions(tmp_path, PROVIDER, "fp32")
+
+
+def test_a_batch_that_a_model_does_not_read_is_named(folder: Path, windows: list[Window]) -> None:
+    batch = pad(windows[:1], 0)
+    unknown = {**batch, "input_ids": batch["input_ids"] + 10_000_000}
+    with Sessions(folder, "CPUExecutionProvider", "fp32") as sessions:
+        with pytest.raises(UserError, match="does not run on 1 windows of"):
+            sessions.forward(unknown)
+        assert sessions.forward(batch)[0].shape == batch["input_ids"].shape
 
 
 SCRIPT = """
@@ -186,7 +228,7 @@ def test_ctrl_c_is_one_line(endless: subprocess.Popen[str], while_it_starts: boo
 def test_sessions_end_with_the_process_that_started_them(endless: subprocess.Popen[str]) -> None:
     assert endless.stdout is not None
     children = [int(word) for word in endless.stdout.readline().split()]
-    assert len(children) == len(_shares(range(cores())))
+    assert len(children) == _count(cores(), 99)
     endless.kill()
     endless.wait()
     deadline = time.monotonic() + 30
