@@ -123,11 +123,19 @@ class Project:
         return text
 
     def answer_table(self, table: Path, output: Path) -> None:
-        """Answer a CSV."""
+        """Answer a CSV, as `qa.answering.answer_csv` does with sessions that are not kept."""
+        from dataclasses import replace
+
+        from qa.journal import Journal
+        from qa.outputs import resumable_file
         from qa.table import answer_table, check_table
 
-        check_table(table, output)
-        answer_table(table, output, self._for_tables.answer_chunks)
+        engine = self._for_tables
+        with resumable_file(output) as folder:
+            checked = check_table(table)
+            with Journal(folder / output.name, "") as journal:
+                journaled = replace(engine, forward=journal.remember(engine.forward))
+                answer_table(checked, folder / output.name, journal, journaled.answer_chunks)
 
     @cached_property
     def _for_one(self) -> Engine:

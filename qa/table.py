@@ -1,190 +1,451 @@
 """CSV in, CSV out: questions and contexts from a table, answers into another.
 
 Finds the columns whatever their order and case, checks every row before the first is answered,
-reads and writes in chunks, and keeps further columns. Knows nothing of how answers are found.
+reads and writes in chunks, keeps further columns, and goes on where a killed run stopped. Knows
+nothing of how answers are found.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import os
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from qa.errors import UserError
-from qa.outputs import whole_file
+from qa.journal import Journal, Progress
 from qa.spans import Answer
 from qa.squad import Example
 
 READ = ("Context", "Question")
 WRITTEN = ("Answer", "Score", "Start", "End")
+ERROR = "Error"
 CHUNK_ROWS = 2048
 """Rows that are sorted by length together."""
 
 CHUNK_CHARACTERS = 2_000_000
 """Characters of context after which a chunk ends, however few its rows: what bounds the memory."""
 
+NAMED_ROWS = 10
+"""Rows that cannot be answered which an error names, of all that it counts."""
 
-def check_table(path: Path, output: Path) -> int:
-    """Check a whole input table, and that `output` can be written, before any work is done.
+FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  # full-width forms count as well
+"""What a cell begins with that spreadsheets take for a formula (OWASP, CSV Injection)."""
 
-    The quotes are read strictly here: pandas takes text after a closing quote as it comes and so
-    may swallow rows.
+BOM = b"\xef\xbb\xbf"
+SIGNATURES = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive; save it as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV (UTF-8)",
+    b"PAR1": "Parquet; save it as CSV: pandas.read_parquet(...).to_csv(..., index=False)",
+    b"\x1f\x8b": "compressed by gzip; decompress it",
+    b"\xff\xfe": "UTF-16; save it as UTF-8",
+    b"\xfe\xff": "UTF-16; save it as UTF-8",
+}
+"""Files that are no text in UTF-8, by their first bytes."""
 
-    Returns:
-        The number of rows.
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the input.
+
+    Attributes:
+        number: counted from 1 below the header.
+        fields: in the order of `Table.names`, Context and Question first.
+        error: why it cannot be answered; None if it can.
+    """
+
+    number: int
+    fields: list[str]
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input table that was checked.
+
+    Attributes:
+        names: of the columns, Context and Question first, then the further ones.
+        rows: how many there are.
+        bad: how many of them cannot be answered, and are kept with an error.
+    """
+
+    path: Path
+    names: list[str]
+    rows: int
+    bad: int
+    on_error: Literal["fail", "keep"]
+    max_context_characters: int
+    state: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Header:
+    names: list[str]
+    order: list[int]
+
+
+def check_table(
+    path: Path,
+    *,
+    on_error: Literal["fail", "keep"] = "fail",
+    max_context_characters: int = CHUNK_CHARACTERS,
+) -> Table:
+    """Check a whole input table before any work is done.
+
+    Args:
+        on_error: `fail` refuses a table with rows that cannot be answered; `keep` lets them
+            through, to be written with an empty answer and the reason in a column Error.
+        max_context_characters: a context of more cannot be answered.
 
     Raises:
         UserError: the file is missing or not CSV in UTF-8, a column is missing, twice there or
-            would be overwritten, or a row has too many fields or an empty question or context; the
-            message names the row, counted from 1 below the header.
+            would be overwritten, or a row has too many fields, an empty question, or a context
+            that is empty or too long; the message counts these rows, which are counted from 1
+            below the header, and names the first.
     """
-    if output.is_dir():
-        raise UserError(f"{output}: a folder; name a file in infer.output")
-    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 128 KiB
-    row = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
-            names = _column_names(path, next(reader))
-            for fields in filter(None, reader):  # blank lines are no rows
-                row += 1
-                _check_row(f"{path}: row {row}", names, fields)
-    except StopIteration:
-        raise UserError(f"{path}: empty; expected a header with Context and Question") from None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; set infer.input in params.yaml") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: {_where_not_utf8(path)}") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: row {row + 1}: {error}; mend its quotes") from None
-    return row
-
-
-def _check_row(where: str, names: list[str], fields: list[str]) -> None:
-    if len(fields) > len(names):
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a CSV file in infer.input")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; set infer.input in params.yaml")
+    if not path.is_file():
         raise UserError(
-            f"{where}: {len(fields)} fields, the header has {len(names)};"
-            " put quotes around text with commas"
+            f"{path}: not a regular file, but a device or a pipe, which cannot be read twice;"
+            " save the table to a file"
+        )
+    state = _state(path)
+    reserved = (*WRITTEN, ERROR) if on_error == "keep" else WRITTEN
+    header: _Header | None = None
+    rows = 0
+    bad: list[str] = []
+    for number, fields, hint in _records(path):
+        if header is None:
+            header = _header(path, fields, reserved)
+            continue
+        rows = number
+        if (error := _error(header.names, fields, max_context_characters)) is not None:
+            bad.append(f"row {number}: {error}{hint}" if len(bad) < NAMED_ROWS else "")
+    if header is None:
+        raise UserError(f"{path}: empty; expected a header with Context and Question")
+    if bad and on_error == "fail":
+        count = f"{len(bad)} rows cannot be answered: " if len(bad) > 1 else ""
+        more = f"; and {len(bad) - NAMED_ROWS} more" if len(bad) > NAMED_ROWS else ""
+        them = "them" if len(bad) > 1 else "it"
+        raise UserError(
+            f"{path}: {count}{'; '.join(filter(None, bad))}{more}; fix or drop {them}, or set"
+            " infer.on_error=keep"
+        )
+    names = [header.names[at] for at in header.order]
+    return Table(path, names, rows, len(bad), on_error, max_context_characters, state)
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output that DVC would refuse after the work, or whose content would be lost.
+
+    Raises:
+        UserError: git tracks the file, it belongs to git or DVC, or, in a run of DVC, it lies
+            outside the project.
+    """
+    place = output.resolve()
+    if {".git", ".dvc"} & set(place.parts):
+        raise UserError(f"infer.output: {output} is in a folder of git or DVC; name another file")
+    root = os.environ.get("DVC_ROOT")
+    if root is not None and not place.is_relative_to(Path(root).resolve()):
+        raise UserError(
+            f"infer.output: {output} is outside the project, where DVC tracks nothing; name a file"
+            " inside"
+        )
+    if not place.exists():
+        return
+    try:
+        tracked = subprocess.run(  # noqa: S603
+            ["git", "ls-files", "--error-unmatch", "--", place.name],  # noqa: S607
+            cwd=place.parent,
+            capture_output=True,
+            check=False,
+        )
+    except OSError:  # no git here, and so no file of its own
+        return
+    if tracked.returncode == 0:
+        raise UserError(
+            f"infer.output: git tracks {output}, which the answers would replace; name another file"
+        )
+
+
+def answer_table(
+    table: Table,
+    output: Path,
+    journal: Journal,
+    answer_chunks: Callable[[Iterable[Sequence[Example]]], Iterable[Sequence[Answer]]],
+    *,
+    escape_formulas: bool = False,
+) -> Progress:
+    """Answer the rows of a table that are not in `output` yet.
+
+    The columns of the output are Context, Question, Answer, Score (0 to 1, six decimals), Start and
+    End (characters of the context, End exclusive), Error if the table keeps rows that cannot be
+    answered, then the input's further columns.
+
+    Args:
+        output: what is written so far, as `journal` knows it.
+        answer_chunks: answers chunks of examples, in their order; may read some chunks ahead.
+        escape_formulas: put `'` before a cell that spreadsheets take for a formula.
+
+    Returns:
+        What is written in the end.
+
+    Raises:
+        UserError: the input changed since it was checked.
+    """
+    unanswered: deque[list[Row]] = deque()
+    progress = journal.progress
+
+    def examples() -> Iterator[list[Example]]:
+        # itertools.tee would keep dozens of chunks that both sides are done with.
+        for chunk in itertools.islice(_chunks(table), progress.chunks, None):
+            unanswered.append(chunk)
+            yield [
+                Example(str(row.number), row.fields[1], row.fields[0])
+                for row in chunk
+                if row.error is None
+            ]
+
+    with output.open("r+b" if progress.written else "wb") as file:
+        file.truncate(progress.written)
+        file.seek(progress.written)
+        source = examples()
+        for answers in answer_chunks(source):
+            chunk = unanswered.popleft()
+            frame = _frame(table, chunk, answers)
+            cells = _formulas(frame)
+            if escape_formulas:
+                frame = frame.map(_escaped).rename(columns=_escaped)
+            file.write(_csv(frame, header=not progress.written))
+            file.flush()
+            os.fsync(file.fileno())  # before the journal counts on it
+            progress = Progress(
+                progress.chunks + 1,
+                progress.rows + len(chunk),
+                file.tell(),
+                progress.formulas + cells,
+            )
+            journal.advance(progress)
+        if unanswered or next(source, None) is not None:
+            raise RuntimeError(f"{table.path}: fewer answers than chunks")
+    if _state(table.path) != table.state:
+        raise UserError(f"{table.path}: it changed while it was read; run the same command again")
+    return progress
+
+
+def _frame(table: Table, chunk: Sequence[Row], answers: Sequence[Answer]) -> pd.DataFrame:
+    given = iter(answers)
+    lines = []
+    for row in chunk:
+        answer = next(given) if row.error is None else Answer("", 0.0, 0, 0)
+        cells: list[str | float] = [answer.text, answer.score, answer.start, answer.end]
+        if table.on_error == "keep":
+            cells.append(row.error or "")
+        lines.append([*row.fields[: len(READ)], *cells, *row.fields[len(READ) :]])
+    added = (*WRITTEN, ERROR) if table.on_error == "keep" else WRITTEN
+    names = [*table.names[: len(READ)], *added, *table.names[len(READ) :]]
+    return pd.DataFrame(lines, columns=pd.Index(names))
+
+
+def _csv(frame: pd.DataFrame, *, header: bool) -> bytes:
+    text: str = frame.to_csv(
+        None,
+        header=header,
+        index=False,
+        float_format="%.6f",
+        lineterminator="\n",
+        # All text in quotes: bare ones would let a lone carriage return end the row.
+        quoting=csv.QUOTE_NONNUMERIC,
+    )
+    return text.encode()
+
+
+def _formulas(frame: pd.DataFrame) -> int:
+    """How many cells a spreadsheet would take for a formula."""
+    return sum(
+        isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
+        for column in frame.itertuples(index=False, name=None)
+        for cell in column
+    )
+
+
+def _escaped(cell: Any) -> Any:
+    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
+        return f"'{cell}"
+    return cell
+
+
+def _chunks(table: Table) -> Iterator[list[Row]]:
+    """The rows of a table in chunks; one at least, without rows if there are none."""
+    records = _records(table.path)
+    _, found, _ = next(records)
+    header = _header(table.path, found, ())
+    chunk: list[Row] = []
+    characters = 0
+    empty = True
+    for number, fields, _ in records:
+        error = _error(header.names, fields, table.max_context_characters)
+        surplus = fields[len(header.names) :]
+        if error is not None and surplus:
+            error += f"; left out: {', '.join(map(repr, surplus))}"
+        padded = [*fields, *[""] * (len(header.names) - len(fields))]
+        row = Row(number, [padded[at] for at in header.order], error)
+        chunk.append(row)
+        characters += len(row.fields[0]) if error is None else 0
+        if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters, empty = [], 0, False
+    if chunk or empty:
+        yield chunk
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str], str]]:
+    """The header and the rows of a CSV file, by Python's strict `csv` module.
+
+    Lines that are blank or hold only separators, as spreadsheets leave them, are no rows.
+
+    Yields:
+        Its number, 0 for the header; the fields; and a hint for errors of the row, mostly empty.
+    """
+    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 128 KiB
+    number = 0
+    with _opened(path) as text:
+        lines = _Lines(text)
+        reader = csv.reader(lines, strict=True)
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                raise UserError(f"{path}: row {number}: {error}; fix its quotes") from None
+            except UnicodeDecodeError:
+                raise UserError(f"{path}: {_where_not_utf8(path)}") from None
+            except OSError as error:  # which names no file when reading fails
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            if fields is None:
+                return
+            if any(field.strip() for field in fields):
+                yield number, fields, lines.hint()
+                number += 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIOWrapper]:
+    """Open a file as UTF-8, after its byte order marks; line ends as they are."""
+    with path.open("rb") as content:
+        start = content.read(4)
+        for signature, kind in SIGNATURES.items():
+            if start.startswith(signature):
+                raise UserError(f"{path}: {kind}")
+        marks = 0  # some programs add a second one to a file that has one
+        content.seek(0)
+        while content.read(len(BOM)) == BOM:
+            marks += 1
+        content.seek(marks * len(BOM))
+        yield TextIOWrapper(content, encoding="utf-8", newline="")
+
+
+class _Lines:
+    """Lines of a file, and whether lone carriage returns are among other line ends."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._number = 0
+        self._lone = 0  # the last line that ended in one
+        self._others = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        if line.endswith("\r"):
+            self._lone = self._number
+        else:
+            self._others = True
+        return line
+
+    def hint(self) -> str:
+        """What to add to an error of the row that was read last."""
+        if self._others and self._number - 1 <= self._lone:
+            return (
+                f" (line {self._lone} ends in a lone carriage return: put quotes around text that"
+                " has one)"
+            )
+        return ""
+
+
+def _header(path: Path, found: list[str], reserved: Sequence[str]) -> _Header:
+    """The names of the columns, ours spelled our way, and the order in which they are written."""
+    ours = {name.lower(): name for name in (*READ, *reserved)}
+    names = [ours.get(name.strip().lower(), name) for name in found]
+    for name in READ:
+        if names.count(name) != 1:
+            times = "no column" if name not in names else "more than one column"
+            raise UserError(
+                f"{path}: {times} {name} in the header {', '.join(found)[:200]}{_no_csv(found[0])}"
+            )
+    for name in reserved:
+        if name in names:
+            raise UserError(f"{path}: column {name!r} is reserved for the output; rename it")
+    first = [names.index(name) for name in READ]
+    return _Header(names, [*first, *(at for at in range(len(names)) if at not in first)])
+
+
+def _no_csv(start: str) -> str:
+    """What a file seems to be whose header is not ours, by its first field."""
+    if start.lstrip().startswith(("{", "[")):
+        return "; it seems to be JSON: save it as CSV"
+    if start.lstrip().startswith("<"):
+        return "; it seems to be HTML or XML: save it as CSV"
+    separator = next((s for s in (";", "\t", "|") if s in start), None)
+    return f"; the fields are separated by {separator!r}: use commas" if separator else ""
+
+
+def _error(names: Sequence[str], fields: Sequence[str], max_context_characters: int) -> str | None:
+    """Why a row cannot be answered; None if it can."""
+    if len(fields) > len(names):
+        return (
+            f"{len(fields)} fields, the header has {len(names)} (put quotes around text with"
+            " commas)"
         )
     for column in READ:
         at = names.index(column)
         text = fields[at] if at < len(fields) else ""
         if not any(letter.isprintable() and not letter.isspace() for letter in text):
-            raise UserError(f"{where}: {column} is empty; fill it or drop the row")
-    if any("\0" in field for field in fields):
-        raise UserError(f"{where}: a NUL character in it; take it out")
-
-
-def answer_table(
-    path: Path,
-    output: Path,
-    answer_chunks: Callable[[Iterable[Sequence[Example]]], Iterable[Sequence[Answer]]],
-) -> None:
-    """Answer every row of `path`, a table that `check_table` passed, and write `output`.
-
-    The columns of the output are Context, Question, Answer, Score (0 to 1, six decimals), Start and
-    End (characters of the context, End exclusive), then the input's further columns.
-
-    Args:
-        answer_chunks: answers chunks of examples, in their order; may read some chunks ahead.
-    """
-    unanswered: deque[pd.DataFrame] = deque()
-
-    def examples() -> Iterator[list[Example]]:
-        # itertools.tee would keep dozens of chunks that both sides are done with.
-        for chunk in _chunks(path):
-            unanswered.append(chunk)
-            yield _examples(chunk)
-
-    with whole_file(output) as partial:
-        header = True
-        source = examples()
-        for answers in answer_chunks(source):
-            chunk = unanswered.popleft()
-            for at, name in enumerate(WRITTEN, len(READ)):
-                values = [getattr(a, _FIELDS[name]) for a in answers]
-                chunk.insert(at, name, values)
-            chunk.to_csv(
-                partial,
-                mode="w" if header else "a",
-                header=header,
-                index=False,
-                float_format="%.6f",
-                lineterminator="\n",
-                # All text in quotes: bare ones would let a lone carriage return end the row.
-                quoting=csv.QUOTE_NONNUMERIC,
+            return f"{column} is empty"
+        if column == "Context" and len(text) > max_context_characters:
+            return (
+                f"Context has {len(text)} characters, more than infer.max_context_characters"
+                f" ({max_context_characters})"
             )
-            header = False
-        if unanswered or next(source, None) is not None:
-            raise RuntimeError(f"{path}: fewer answers than chunks")
+    if any("\0" in field for field in fields):
+        return "a NUL character in it"
+    return None
 
 
-_FIELDS = {"Answer": "text", "Score": "score", "Start": "start", "End": "end"}
-
-
-def _examples(chunk: pd.DataFrame) -> list[Example]:
-    return [
-        Example(str(row), question, context)
-        for row, context, question in zip(
-            chunk.index, chunk["Context"], chunk["Question"], strict=True
-        )
-    ]
-
-
-def _chunks(path: Path) -> Iterator[pd.DataFrame]:
-    """Chunks of a checked table, text as it stands, Context and Question first; one at least."""
-    with pd.read_csv(
-        path,
-        header=None,  # pandas would rename columns of one name
-        dtype=str,
-        na_filter=False,
-        encoding="utf-8-sig",
-        chunksize=CHUNK_ROWS,
-    ) as reader:
-        names: list[str] = []
-        for chunk in reader:
-            rows = chunk.fillna("")
-            if not names:
-                names = _column_names(path, [str(name) for name in rows.iloc[0]])
-                rows = rows.iloc[1:]
-            first = [names.index(name) for name in READ]
-            order = [*first, *(at for at in range(len(names)) if at not in first)]
-            rows = rows.iloc[:, order]
-            rows.columns = pd.Index([names[at] for at in order])
-            ends = rows["Context"].str.len().cumsum().to_numpy() // CHUNK_CHARACTERS
-            starts = [0, *(np.flatnonzero(np.diff(ends)) + 1), len(rows)]
-            for start, stop in itertools.pairwise(starts):
-                yield rows.iloc[start:stop]
-
-
-def _column_names(path: Path, found: list[str]) -> list[str]:
-    """The names of the columns, with ours spelled our way."""
-    ours = {name.lower(): name for name in (*READ, *WRITTEN)}
-    names = [ours.get(name.strip().lower(), name) for name in found]
-    for name in READ:
-        if names.count(name) != 1:
-            separator = next((s for s in (";", "\t") if s in found[0]), None)
-            hint = f"; the fields are separated by {separator!r}: use commas" if separator else ""
-            times = "no column" if name not in names else "more than one column"
-            raise UserError(f"{path}: {times} {name} in the header {', '.join(found)}{hint}")
-    for name in WRITTEN:
-        if name in names:
-            raise UserError(f"{path}: column {name} is one that the answers need; rename it")
-    return names
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _where_not_utf8(path: Path) -> str:
-    """Say what a file that is not UTF-8 is, or where it stops being that."""
+    """Say where a file stops being UTF-8."""
     with path.open("rb") as lines:
-        if lines.read(4) == b"PK\x03\x04":
-            return "an Excel workbook; save it as CSV (UTF-8)"
-        lines.seek(0)
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import UserError, run
 from qa.params import read_params
-from qa.squad import Example
 
 MODEL = Path("models/onnx/int8")
 
@@ -34,29 +33,14 @@ def main() -> None:
             " `dvc artifacts get` made"
         )
     params = read_params()
-    table, output = Path(params.infer.input), Path(params.infer.output)
 
-    from qa.engine import Engine
-    from qa.features import load_tokenizer
-    from qa.sessions import MODEL_CACHE, Sessions, onnx_forward
+    from qa.answering import answer_csv, answer_one  # slow to import, and not by these mistakes
 
-    model = (arguments.model, params.infer.provider, params.infer.precision, MODEL_CACHE)
-    tokenizer = load_tokenizer(arguments.model)
-    asked = (tokenizer, params.windows, params.decoding)
+    asked = (arguments.model, params.windows, params.decoding, params.infer)
     if question:
-        engine = Engine(onnx_forward(*model), *asked)
-        print(engine.answer([Example("0", question, arguments.context)])[0].text)
-        return
-
-    from tqdm import tqdm
-
-    from qa.table import answer_table, check_table
-
-    rows = check_table(table, output)  # before the model is loaded
-    with Sessions(*model) as sessions, tqdm(total=rows, desc=str(table), unit="row") as bar:
-        engine = Engine(sessions.forward, *asked, sessions.count)
-        answer_table(table, output, lambda chunks: engine.answer_chunks(chunks, bar.update))
-    print(f"{output}: {rows} rows")
+        print(answer_one(*asked, question=question, context=arguments.context).text)
+    else:
+        answer_csv(*asked)
 
 
 if __name__ == "__main__":
