@@ -93,7 +93,7 @@ class Journal:
         found = self._database.execute("SELECT identity, progress FROM run").fetchone()
         if found is not None and found[0] == identity:
             return Progress(**json.loads(found[1]))
-        self.outdated = found is not None
+        self.outdated |= found is not None
         begun = Progress()
         with self._transaction():
             self._database.execute("DELETE FROM batch")
