@@ -8,7 +8,6 @@ quantization, of params.yaml files or of where the model goes next.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from dvclive import Live
-from pydantic import BaseModel
 from torch.nn import functional
 from torch.utils.data import Sampler
 from tqdm import tqdm
@@ -39,7 +37,7 @@ from qa.checkpoints import torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.logits import Logits, run_windows
-from qa.outputs import hash_file, whole_file, write_json
+from qa.outputs import whole_file, write_json
 from qa.params import Finetune, Train
 from qa.processor import has_bf16
 from qa.squad import Example
@@ -94,26 +92,6 @@ def can_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return has_bf16()
-
-
-def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
-    """Name a training run after its parameters, the bytes of its inputs and this package's code.
-
-    A checkpoint is resumed only by the run that wrote it: another learning rate, another data set,
-    another model or other code starts afresh.
-
-    Args:
-        inputs: files and folders.
-    """
-    digest = hashlib.sha256()
-    for section in params:
-        digest.update(section.model_dump_json().encode())
-    for path in (*inputs, *sorted(Path(__file__).parent.glob("*.py"))):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(file.name.encode())
-                digest.update(hash_file(file).encode())
-    return digest.hexdigest()[:16]
 
 
 def train(

@@ -29,21 +29,21 @@ DATA = Path("data/squad/train.jsonl")
 
 def main() -> None:
     params = read_params()
-    tokenizer = load_tokenizer(FP32)
-    model, _ = load_model(FP32, dropout=False)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
-    windows = make_windows(examples, tokenizer, **params.windows.model_dump())
-    pad = tokenizer.pad_token_id
-    if params.calibrate.shift_channels:
-        shift_channels(model, windows, pad)
-    split_outlier_channels(model, windows, pad, params.calibrate.split_channels)
-    model = calibrate(model, windows, pad, params.calibrate)
-    if params.calibrate.overflow_fix:
-        widen_ranges(model, windows[0], pad)
-    if params.calibrate.rounding == "gptq":
-        round_weights(model, windows, pad)
-    with whole_folder(Path("models/ptq")) as out:
+    with whole_folder(Path("models/ptq")) as out:  # held from here: no second run works beside
+        tokenizer = load_tokenizer(FP32)
+        model, _ = load_model(FP32, dropout=False)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
+        windows = make_windows(examples, tokenizer, **params.windows.model_dump())
+        pad = tokenizer.pad_token_id
+        if params.calibrate.shift_channels:
+            shift_channels(model, windows, pad)
+        split_outlier_channels(model, windows, pad, params.calibrate.split_channels)
+        model = calibrate(model, windows, pad, params.calibrate)
+        if params.calibrate.overflow_fix:
+            widen_ranges(model, windows[0], pad)
+        if params.calibrate.rounding == "gptq":
+            round_weights(model, windows, pad)
         save_quantized(out, model, FP32)
 
 

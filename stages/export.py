@@ -5,6 +5,7 @@ Writes models/onnx/fp32/, models/onnx/ptq/ (INT8 after calibration alone) and mo
 """
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -41,27 +42,28 @@ def main() -> None:
         "model": f"{params.model.name}@{params.model.revision}",
         "dataset": f"{params.dataset.name}@{params.dataset.revision}",
     }
-    fp32, _ = load_model(FP32, dropout=True)
-    files = {"train": DATA / "train.jsonl", "fp32": FP32 / WEIGHTS_FILE}
-    made_by: dict[str, BaseModel] = {"finetune": params.finetune}
-    models: dict[str, tuple[Module, Module, dict[str, str]]] = {
-        "fp32": (fp32, fp32, describe(sources, files, made_by))
-    }
-    for name, section in (("ptq", params.calibrate), ("qat", params.train)):
-        model = load_quantized(SOURCES[name])
-        files[name] = SOURCES[name] / WEIGHTS_FILE
-        made_by[name] = section
-        metadata = describe(sources, files, made_by)
-        models[name] = (model, strip(model, windows[0], pad_id), metadata)
-    graphs = {}
-    for name, (model, exported, metadata) in models.items():
-        graphs[name] = to_onnx(exported, windows[:2], pad_id, metadata)
-        difference = relative_difference(graphs[name], model, windows, pad_id)
-        print(f"{name}: differs from torch by {difference:.1e} of its logits", flush=True)
-        check_same(FOLDERS[name], difference, LIMITS[name])
-    for name, graph in graphs.items():
-        with whole_folder(FOLDERS[name]) as out:
-            write_folder(out, graph, SOURCES[name])
+    with ExitStack() as stack:  # held from here: no second run exports beside
+        outs = {name: stack.enter_context(whole_folder(path)) for name, path in FOLDERS.items()}
+        fp32, _ = load_model(FP32, dropout=True)
+        files = {"train": DATA / "train.jsonl", "fp32": FP32 / WEIGHTS_FILE}
+        made_by: dict[str, BaseModel] = {"finetune": params.finetune}
+        models: dict[str, tuple[Module, Module, dict[str, str]]] = {
+            "fp32": (fp32, fp32, describe(sources, files, made_by))
+        }
+        for name, section in (("ptq", params.calibrate), ("qat", params.train)):
+            model = load_quantized(SOURCES[name])
+            files[name] = SOURCES[name] / WEIGHTS_FILE
+            made_by[name] = section
+            metadata = describe(sources, files, made_by)
+            models[name] = (model, strip(model, windows[0], pad_id), metadata)
+        graphs = {}
+        for name, (model, exported, metadata) in models.items():
+            graphs[name] = to_onnx(exported, windows[:2], pad_id, metadata)
+            difference = relative_difference(graphs[name], model, windows, pad_id)
+            print(f"{name}: differs from torch by {difference:.1e} of its logits", flush=True)
+            check_same(FOLDERS[name], difference, LIMITS[name])
+        for name, graph in graphs.items():
+            write_folder(outs[name], graph, SOURCES[name])
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.checkpoints import load_model, save_checkpoint
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder
+from qa.outputs import fingerprint, whole_folder
 from qa.params import Windows, read_params
 from qa.squad import read_examples
 from qa.training import (
     CHECKPOINTS,
     clear_checkpoints,
-    fingerprint,
     label_windows,
     log_no_steps,
     train,
@@ -31,31 +30,28 @@ LOGS = Path("metrics/finetune")
 
 def main() -> None:
     params = read_params()
-    tokenizer = load_tokenizer(BASE)
-    model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-    sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
-    epochs = params.finetune.epochs_for(has_head)
-    print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
-    checkpoints = (
-        CHECKPOINTS / "finetune" / fingerprint([sizes, params.finetune], [BASE, DATA])
-    )
-    if epochs > 0:
-        examples = read_examples(DATA)
-        windows = label_windows(
-            make_windows(examples, tokenizer, **sizes.model_dump()), examples
-        )
-        train(
-            model,
-            tokenizer.pad_token_id,
-            windows,
-            params.finetune,
-            epochs=epochs,
-            checkpoints=checkpoints,
-            logs=LOGS,
-        )
-    else:
-        log_no_steps(LOGS)
-    with whole_folder(Path("models/fp32")) as out:
+    with whole_folder(Path("models/fp32")) as out:  # held from here: no second run trains beside
+        tokenizer = load_tokenizer(BASE)
+        model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
+        sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
+        epochs = params.finetune.epochs_for(has_head)
+        print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
+        run_name = fingerprint([sizes, params.finetune], [BASE, DATA])
+        checkpoints = CHECKPOINTS / "finetune" / run_name
+        if epochs > 0:
+            examples = read_examples(DATA)
+            windows = make_windows(examples, tokenizer, **sizes.model_dump())
+            train(
+                model,
+                tokenizer.pad_token_id,
+                label_windows(windows, examples),
+                params.finetune,
+                epochs=epochs,
+                checkpoints=checkpoints,
+                logs=LOGS,
+            )
+        else:
+            log_no_steps(LOGS)
         save_checkpoint(out, model, BASE)
     clear_checkpoints(checkpoints)
 

@@ -13,14 +13,13 @@ import torch
 from qa.checkpoints import load_model
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder
+from qa.outputs import fingerprint, whole_folder
 from qa.params import read_params
 from qa.quantization import fast_quantizers, load_quantized, save_quantized
 from qa.squad import read_examples
 from qa.training import (
     CHECKPOINTS,
     clear_checkpoints,
-    fingerprint,
     label_windows,
     log_no_steps,
     teacher_logits,
@@ -36,31 +35,31 @@ def main() -> None:
     params = read_params()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(FP32)
-    examples = read_examples(DATA)
-    windows = make_windows(examples, tokenizer, **params.windows.model_dump())
-    run_name = fingerprint([params.windows, params.train], [FP32, PTQ, DATA])
-    checkpoints = CHECKPOINTS / "train" / run_name
-    teacher = None
-    if params.train.epochs > 0 and params.train.distillation_weight > 0:
-        fp32, _ = load_model(FP32, dropout=False)
-        teacher = teacher_logits(fp32.to(device), windows, tokenizer.pad_token_id, checkpoints)
-    model = load_quantized(PTQ).to(device)
-    if params.train.epochs > 0:
-        with fast_quantizers(model):
-            train(
-                model,
-                tokenizer.pad_token_id,
-                label_windows(windows, examples, teacher),
-                params.train,
-                epochs=params.train.epochs,
-                checkpoints=checkpoints,
-                logs=LOGS,
-                distillation_weight=params.train.distillation_weight,
-                distillation_temperature=params.train.distillation_temperature,
-            )
-    else:
-        log_no_steps(LOGS)
-    with whole_folder(Path("models/qat")) as out:
+    with whole_folder(Path("models/qat")) as out:  # held from here: no second run trains beside
+        examples = read_examples(DATA)
+        windows = make_windows(examples, tokenizer, **params.windows.model_dump())
+        run_name = fingerprint([params.windows, params.train], [FP32, PTQ, DATA])
+        checkpoints = CHECKPOINTS / "train" / run_name
+        teacher = None
+        if params.train.epochs > 0 and params.train.distillation_weight > 0:
+            fp32, _ = load_model(FP32, dropout=False)
+            teacher = teacher_logits(fp32.to(device), windows, tokenizer.pad_token_id, checkpoints)
+        model = load_quantized(PTQ).to(device)
+        if params.train.epochs > 0:
+            with fast_quantizers(model):
+                train(
+                    model,
+                    tokenizer.pad_token_id,
+                    label_windows(windows, examples, teacher),
+                    params.train,
+                    epochs=params.train.epochs,
+                    checkpoints=checkpoints,
+                    logs=LOGS,
+                    distillation_weight=params.train.distillation_weight,
+                    distillation_temperature=params.train.distillation_temperature,
+                )
+        else:
+            log_no_steps(LOGS)
         save_quantized(out, model, FP32)
     clear_checkpoints(checkpoints)
 

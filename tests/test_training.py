@@ -16,12 +16,12 @@ from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
 from qa.features import make_windows
 from qa.logits import run_windows
+from qa.outputs import fingerprint
 from qa.params import Finetune
 from qa.squad import read_squad_json
 from qa.training import (
     TrainingWindow,
     _LengthGroupedSampler,
-    fingerprint,
     label_windows,
     log_no_steps,
     teacher_logits,
