@@ -50,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         UserError: `path` cannot be written, is no folder, or another run is writing it.
     """
     if path.is_symlink():
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: a file, where a folder is written; move it away")
     with _held(path, folder=True) as partial:
@@ -78,7 +78,7 @@ def resumable_file(path: Path) -> Iterator[Path]:
 
 def _regular(path: Path) -> Path:
     """The file that `path` stands for, itself or by a link."""
-    target = path.resolve() if path.is_symlink() else path
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_dir():
         raise UserError(f"{path}: a folder, where a file is written; name a file")
     if target.exists() and not target.is_file():

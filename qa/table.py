@@ -155,11 +155,11 @@ def check_output(output: Path) -> None:
         UserError: git tracks the file, it belongs to git or DVC, or, in a run of DVC, it lies
             outside the project.
     """
-    place = output.resolve()
+    place = Path(os.path.realpath(output))  # resolve() fails on a loop of links
     if {".git", ".dvc"} & set(place.parts):
         raise UserError(f"infer.output: {output} is in a folder of git or DVC; name another file")
     root = os.environ.get("DVC_ROOT")
-    if root is not None and not place.is_relative_to(Path(root).resolve()):
+    if root is not None and not place.is_relative_to(os.path.realpath(root)):
         raise UserError(
             f"infer.output: {output} is outside the project, where DVC tracks nothing; name a file"
             " inside"
