@@ -118,6 +118,27 @@ def tiny_model(
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer: Any) -> Path:
+    """The tiny checkpoint in ONNX, as the export stage writes it."""
+    from qa.checkpoints import load_model
+    from qa.export import to_onnx, write_folder
+    from qa.features import make_windows
+    from qa.squad import Example
+
+    windows = make_windows(
+        [Example("", "Who?", "Ada was here."), Example("", "Where?", "Ada was in London.")],
+        tokenizer,
+        max_length=96,
+        doc_stride=16,
+        max_question_length=32,
+    )
+    model, _ = load_model(tiny_model, dropout=False)
+    folder = tmp_path_factory.mktemp("onnx")
+    write_folder(folder, to_onnx(model, windows, tokenizer.pad_token_id, {}), tiny_model)
+    return folder
+
+
 @pytest.fixture
 def shared_squad() -> Path:
     """The real data beside the checkout; only there."""

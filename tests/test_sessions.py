@@ -25,7 +25,6 @@ from qa.batches import BATCH_TOKENS, make_batches
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.errors import UserError
-from qa.export import to_onnx, write_folder
 from qa.features import Window, make_windows, pad
 from qa.params import Decoding, Windows
 from qa.processor import cores
@@ -47,14 +46,8 @@ def windows(tokenizer: Any) -> list[Window]:
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, windows: list[Window]
-) -> Path:
-    """The tiny model in ONNX."""
-    made = tmp_path_factory.mktemp("onnx")
-    model, _ = load_model(tiny_model, dropout=False)
-    write_folder(made, to_onnx(model, windows[:2], 0, {}), tiny_model)
-    return made
+def folder(tiny_onnx: Path) -> Path:
+    return tiny_onnx
 
 
 def test_the_processors_are_shared_out() -> None:
