@@ -54,6 +54,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except _TerminatedError:
+        print("terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     else:
         return
     finally:
@@ -86,6 +89,10 @@ def first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).partition(". ")[0][:200]
 
 
+class _TerminatedError(SystemExit):
+    """SIGTERM arrived."""
+
+
 def _terminate(number: int, frame: FrameType | None) -> Any:
-    print("terminated", file=sys.stderr)
-    sys.exit(128 + number)
+    # Nothing is printed here: what this interrupts may be printing, which cannot be entered twice.
+    raise _TerminatedError(128 + number)
