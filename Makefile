@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint real hard grid benchmark benchmark-large remote push release versions \
+.PHONY: repro test lint real hard grid benchmark benchmark-large remote push pull release versions \
   azurite azure-check adapter lock clean
 
 repro: $(VENV)/installed
@@ -55,12 +55,15 @@ GRID_TRAINED := train.epochs=1 train.learning_rate=1e-5 train.distillation_weigh
 GRID = grid-$(STAMP)-
 QUEUE = $(IN_VENV) dvc exp run --queue --name $(GRID)$$change -S $$change $(ON_REAL_DATA) -S evaluate.max_f1_drop=100
 
+# From DVC's queue, in the background: `dvc exp run --run-all` would hold this clone's lock until the end.
 grid: STAMP := $(shell date +%Y%m%d-%H%M%S)
 grid: COMMIT := $(shell git rev-parse HEAD)
 grid: $(VENV)/installed
 	for change in $(GRID_CALIBRATED); do $(QUEUE) -S train.epochs=0 || exit; done
 	for change in $(GRID_TRAINED); do $(QUEUE) || exit; done
-	$(IN_VENV) dvc exp run --run-all
+	$(IN_VENV) dvc queue start
+	while sleep 60; state=$$($(IN_VENV) dvc queue status) && left=$$(grep -Ec ' (Queued|Running)' <<< "$$state") && \
+	  ! grep -q '0 active, 0 idle' <<< "$$state"; do echo "$$left experiments left; dvc queue stop --kill ends them"; done
 	$(IN_VENV) dvc exp show --csv --rev $(COMMIT) --hide-failed --hide-queued \
 	  --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
 	sed -i -n -e 's/\r$$//' -e 1p -e 's/^$(GRID)//p' metrics/grid.csv.partial
@@ -91,6 +94,10 @@ remote: $(VENV)/installed
 
 push: $(VENV)/installed
 	@$(IN_VENV) python scripts/push.py
+
+# Everything that the remote has for this commit, or one output: make pull TARGET=models/onnx/int8.
+pull: $(VENV)/installed
+	@$(IN_VENV) python scripts/pull.py $(if $(TARGET),"$(TARGET)")
 
 # The INT8 model of this commit as a version: make release VERSION=1.2.0.
 release: $(VENV)/installed

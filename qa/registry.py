@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +20,7 @@ from dvc.fs import GitFileSystem
 from gto.exceptions import GTOException
 from gto.registry import GitRegistry
 from gto.versions import SemVer
+from pygit2 import GitError
 from scmrepo.exceptions import SCMError
 from scmrepo.git import Git
 
@@ -65,6 +67,25 @@ def register(scm: Git, version: str, revision: str) -> str:
     return str(done.tag)
 
 
+@contextmanager
+def own_checkout() -> Iterator[None]:
+    """Turn git's refusal to read somebody else's checkout into one line with git's remedy.
+
+    Raises:
+        UserError: what is read inside the block belongs to another user.
+    """
+    try:
+        yield
+    except GitError as error:
+        found = re.search(r"repository path '(.*)' is not owned by current user", str(error))
+        if not found:
+            raise UserError(f"git: {first_sentence(error)}") from None
+        raise UserError(
+            f"{found[1]}: another user's checkout, which git does not read; if you trust it:"
+            f" git config --global --add safe.directory {found[1]}"
+        ) from None
+
+
 def check_version(scm: Git, version: str) -> None:
     """Refuse what cannot be the current commit's version.
 
@@ -104,7 +125,7 @@ def read_versions(repository: str) -> list[Version]:
         UserError: it is neither.
     """
     try:
-        with GitRegistry.from_url(repository) as registry:
+        with own_checkout(), GitRegistry.from_url(repository) as registry:
             artifact = registry.find_artifact(ARTIFACT, create_new=True)
             return [
                 _read_version(version.version, registry.scm.get_fs(version.commit_hexsha))

@@ -6,6 +6,7 @@ DVC pushes and pulls by itself, with the same credentials.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -72,11 +73,19 @@ def open_container(account: str | None, container: str) -> ContainerClient:
         account: the storage account; a connection string names its own.
 
     Raises:
-        UserError: there are no credentials, no account, or a connection string of another account.
+        UserError: there are no credentials, no account, what is no account's name, or a connection
+            string that is broken or of another account.
     """
+    if account and not re.fullmatch(r"[a-z0-9]{3,24}", account):
+        name = re.match(r"(?:https?://)?([a-z0-9]{3,24})\.(?:blob|dfs)\.", account)
+        raise UserError(
+            f"ACCOUNT: found '{account}'; give the account's name"
+            + (f": {name[1]}" if name else ", 3 to 24 lower-case letters and digits")
+        )
     connection_string = os.environ.get(CONNECTION_STRING)
     if connection_string:
         try:
+            _check_key(connection_string)
             client = ContainerClient.from_connection_string(
                 connection_string, container, **_patience()
             )
@@ -84,7 +93,7 @@ def open_container(account: str | None, container: str) -> ContainerClient:
             raise UserError(
                 f"{CONNECTION_STRING}: {first_sentence(error)}; copy it whole from the account"
             ) from None
-        if account and client.account_name != account:
+        if account and client.account_name not in {account, None}:  # None: a domain of its own
             raise UserError(
                 f"wrong account: ACCOUNT is {account}, {CONNECTION_STRING} is of"
                 f" {client.account_name}; give the one, or unset the other"
@@ -111,6 +120,19 @@ def open_container(account: str | None, container: str) -> ContainerClient:
             " run `az login`; on a VM, give it an identity"
         )
     return ContainerClient(url, container, ChainedTokenCredential(*chain), **_patience())
+
+
+def _check_key(connection_string: str) -> None:
+    """Decode the account's key, which the client does at the first request, and words it worse.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    parts = dict(part.partition("=")[::2] for part in connection_string.split(";"))
+    try:
+        base64.b64decode(parts.get("AccountKey", ""), validate=True)
+    except ValueError:
+        raise ValueError("AccountKey is not base64") from None
 
 
 @contextmanager
@@ -161,7 +183,7 @@ def check_container(client: ContainerClient) -> bool:
 
 
 def _explain(error: AzureError, client: ContainerClient, doing: str) -> str:
-    account, container = client.account_name, client.container_name
+    account, container = client.account_name or client.primary_hostname, client.container_name
     if isinstance(error, ServiceRequestError | ServiceResponseError):
         if re.search(r"resolve|Name or service|getaddrinfo", str(error)):
             return f"wrong account: no storage account is named {account}; check ACCOUNT"

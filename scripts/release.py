@@ -18,7 +18,14 @@ from scmrepo.git import Git
 from qa.errors import UserError, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
-from qa.registry import ARTIFACT, EVALUATION, check_version, register, without_password
+from qa.registry import (
+    ARTIFACT,
+    EVALUATION,
+    check_version,
+    own_checkout,
+    register,
+    without_password,
+)
 from qa.remote import REMOTE, check_complete, open_repo, push
 
 
@@ -26,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Release the INT8 model of this commit.")
     parser.add_argument("version", help="three numbers, higher than the last version")
     version = parser.parse_args().version
-    with open_repo() as repo:
+    with own_checkout(), open_repo() as repo:
         revision = repo.scm.get_rev()
         check_version(repo.scm, version)
         _check_clean(repo.scm)

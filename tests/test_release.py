@@ -7,6 +7,7 @@ clone, against Azurite.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -323,3 +324,19 @@ def test_a_project_without_versions_says_so(project: Project) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: file:///nowhere.git: no repository to read ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_checkout_of_somebody_else_is_told_git_s_remedy(project: Project) -> None:
+    """As mounted into a container: git reads none that belongs to another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    project.env["HOME"] = str(project.folder.parent)  # where nobody trusts any folder
+    for path in (project.folder, *project.folder.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    for command in (["versions.py"], ["release.py", "9.0.0"]):
+        done = project.run("python", f"scripts/{command[0]}", *command[1:])
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"error: {project.folder}: another user's checkout, which git does not read; if you"
+            f" trust it: git config --global --add safe.directory {project.folder}\n"
+        )

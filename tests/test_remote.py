@@ -5,19 +5,25 @@ The pipeline's one reproduced copy is pushed; clones of it without a cache pull.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from azure.storage.blob import AccountSasPermissions
 
+from qa.errors import UserError
+from qa.remote import _quiet
+from qa.storage import open_container
 from tests.azurite import Azurite, clone
 from tests.conftest import ROOT, Project, ran
 
@@ -80,6 +86,11 @@ def test_each_failure_of_the_remote_has_its_line(cloud: Project, azurite: Azurit
     assert "no permission to write to container bert-qa of local (Auth" in failure(cloud)
     env[name] = "nonsense"
     assert f"{name}: " in failure(cloud)
+    for broken in ("not base64", "abc", "ab+ü=="):
+        env[name] = whole.replace(azurite.part("AccountKey"), broken)
+        assert f"{name}: AccountKey is not base64; copy it whole" in failure(cloud)
+    env[name] = "BlobEndpoint=http://models.invalid;SharedAccessSignature=sv=1"
+    assert "wrong account: no storage account is named models.invalid" in failure(cloud)
 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -90,6 +101,139 @@ def test_each_failure_of_the_remote_has_its_line(cloud: Project, azurite: Azurit
     assert "no storage account: " in failure(cloud)
     env["PATH"] = str(Path(env["PATH"].split(os.pathsep)[0]))  # no `az` there
     assert "no credentials: " in failure(cloud, "--account", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("account", "says"),
+    [
+        ("https://models.blob.core.windows.net", "give the account's name: models"),
+        ("https://models.dfs.core.windows.net/bert-qa", "give the account's name: models"),
+        ("models.blob.core.windows.net", "give the account's name: models"),
+        ("My-Models", "give the account's name, 3 to 24 lower-case letters and digits"),
+        ("https://example.com/models", "give the account's name, 3 to 24 lower-case letters"),
+    ],
+)
+def test_what_is_no_account_s_name_is_told_so(account: str, says: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_container(account, "bert-qa")
+    assert str(raised.value).startswith(f"ACCOUNT: found '{account}'; {says}")
+
+
+TOY = """
+stages:
+  train:
+    cmd: echo model > model && echo '{}' > loss.json && echo 1 >> ran
+    deps: [params.yaml]
+    outs: [model]
+    metrics: [{loss.json: {cache: false}}]
+  infer:
+    cmd: cp model answers
+    deps: [model]
+    outs: [answers]
+"""
+
+
+@pytest.fixture
+def toy(cloud: Project) -> Project:
+    """The project with a pipeline of two stages that take no time, run."""
+    for name in ("dvc.yaml", "dvc.lock", "benchmark/dvc.yaml", "benchmark/dvc.lock"):
+        (cloud.folder / name).unlink(missing_ok=True)
+    (cloud.folder / "dvc.yaml").write_text(TOY, encoding="utf-8")
+    cloud.check("dvc", "repro", "-q")
+    cloud.commit("a pipeline of two stages")
+    return cloud
+
+
+def test_a_pull_fetches_all_or_one_output(toy: Project, azurite: Azurite, tmp_path: Path) -> None:
+    setup = ("python", "scripts/remote.py", "--container", "pulled")
+    toy.check(*setup)
+    toy.check("python", "scripts/push.py")
+    one = clone(toy, tmp_path / "one", azurite)
+    one.check(*setup)
+    assert "1 files fetched" in one.check("python", "scripts/pull.py", "answers")
+    assert not (one.folder / "model").exists()
+    assert "0 files fetched" in one.check("python", "scripts/pull.py")  # the same content
+    assert (one.folder / "model").exists()
+
+
+def test_a_machine_without_dvc_lock_takes_up_stages_with_metrics_that_git_holds(
+    toy: Project, azurite: Azurite, tmp_path: Path
+) -> None:
+    setup = ("python", "scripts/remote.py", "--container", "taken-up")
+    toy.check(*setup)
+    toy.check("python", "scripts/push.py")
+    other = clone(toy, tmp_path / "other", azurite)
+    for name in ("dvc.lock", "loss.json", "ran"):
+        (other.folder / name).unlink()
+    other.check(*setup)
+    other.run("python", "scripts/pull.py")
+    other.check("dvc", "repro", "--pull")
+    assert not (other.folder / "ran").exists()
+    assert (other.folder / "loss.json").read_text() == (toy.folder / "loss.json").read_text()
+
+
+def test_each_failure_of_a_pull_has_its_line(
+    toy: Project, azurite: Azurite, tmp_path: Path
+) -> None:
+    toy.check("python", "scripts/remote.py", "--container", "unpushed")
+    other = clone(toy, tmp_path / "other", azurite)
+    other.check("python", "scripts/remote.py", "--container", "unpushed")
+
+    def says(*arguments: str) -> str:
+        done = other.run("python", "scripts/pull.py", *arguments, timeout=TIMEOUT)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        return str(done.stderr)
+
+    assert "not in the remote: answers and 1 more; `dvc repro` makes it" in says()
+    assert "not in the remote: model; " in says("model")
+    assert "pull: " in says("nothing")
+    whole = other.env["AZURE_STORAGE_CONNECTION_STRING"]
+    other.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.sas(AccountSasPermissions(write=True))
+    assert "no permission to read from container unpushed" in says()
+    other.check("dvc", "remote", "modify", "--local", "azure", "url", "azure://missing/dvc")
+    other.env["AZURE_STORAGE_CONNECTION_STRING"] = whole
+    assert "no such container: missing" in says()
+    del other.env["AZURE_STORAGE_CONNECTION_STRING"]
+    assert "no storage account: run `make remote ACCOUNT=name`" in says()
+    other.check("dvc", "remote", "modify", "--local", "azure", "account_name", "nobody")
+    other.env["PATH"] = str(Path(other.env["PATH"].split(os.pathsep)[0]))  # no `az` there
+    assert "no credentials: " in says()
+
+
+@pytest.mark.parametrize("script", ["push.py", "pull.py", "release.py 9.0.0"])
+def test_a_clone_that_another_command_holds_is_called_busy(cloud: Project, script: str) -> None:
+    """As by `dvc exp run --run-all`, for hours."""
+    hold = (
+        "import time, zc.lockfile; held = zc.lockfile.LockFile('.dvc/tmp/lock');"
+        " print('held', flush=True); time.sleep(60)"
+    )
+    (cloud.folder / ".dvc/tmp").mkdir(exist_ok=True)
+    cloud.check("python", "scripts/remote.py")
+    cloud.set(evaluate__max_f1_drop=100.0)
+    cloud.commit("a gate that is open")
+    holder = subprocess.Popen(
+        ["python", "-c", hold], cwd=cloud.folder, env=cloud.env, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        done = cloud.run("python", *f"scripts/{script}".split(), timeout=TIMEOUT)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: this clone is busy: process {holder.pid} (python -c")
+    assert done.stderr.rstrip().endswith("or use another clone (README.md, Other parameters)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_a_push_silences_is_heard_afterwards() -> None:
+    before = logging.root.manager.disable, sys.unraisablehook, list(warnings.filters)
+    with _quiet():
+        assert not logging.getLogger("dvc").isEnabledFor(logging.ERROR)
+    assert before == (logging.root.manager.disable, sys.unraisablehook, list(warnings.filters))
 
 
 def test_a_clone_pulls_the_model_alone_and_answers_alike(

@@ -1,0 +1,26 @@
+"""Fetch outputs from the DVC remote: `make pull`, or `make pull TARGET=models/onnx/int8`.
+
+python scripts/pull.py              everything, with the run cache
+python scripts/pull.py TARGET ...   outputs or stages of dvc.yaml
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.errors import run
+from qa.remote import open_repo, pull
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fetch outputs from the DVC remote.")
+    parser.add_argument("target", nargs="*", help="an output or a stage; all without")
+    targets = parser.parse_args().target
+    with open_repo() as repo:
+        print(f"{pull(repo, targets)} files fetched")
+
+
+if __name__ == "__main__":
+    run(main)
