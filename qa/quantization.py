@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +28,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model, torch_forward
-from qa.errors import UserError
+from qa.errors import UserError, first_sentence
 from qa.features import Window, pad
+from qa.kernels import load_kernels
 from qa.params import Calibrate
 
 nncf.set_log_level(logging.ERROR)
-# NNCF builds its CPU kernels at first use and gives up after a minute, which a busy machine needs.
-os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "600")
 
 QUANTIZATION_FILE = "nncf.json"
 
@@ -57,7 +55,11 @@ def calibrate(
 
     Returns:
         A fake-quantized model, trainable, its quantizers' ranges included.
+
+    Raises:
+        UserError: NNCF's kernels cannot be built.
     """
+    load_kernels()
     items = [
         {key: tensor.to(model.device) for key, tensor in _tensors(window, pad_token_id).items()}
         for window in windows
@@ -103,14 +105,20 @@ def load_quantized(folder: Path) -> PreTrainedModel:
     """Load what `save_quantized` wrote, in evaluation mode.
 
     Raises:
-        UserError: the folder holds no fake-quantized model.
+        UserError: the folder holds no fake-quantized model, or NNCF's kernels cannot be built.
     """
+    load_kernels()
     try:
         config = json.loads((folder / QUANTIZATION_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {QUANTIZATION_FILE} in it; run `dvc repro`") from None
-    model = load_from_config(load_config_model(folder), config)
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model = load_from_config(load_config_model(folder), config)
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder}: no such file; run `dvc repro`") from None
+    except Exception as error:  # of each file's reader, and of NNCF for what does not fit
+        raise UserError(
+            f"{folder}: not a fake-quantized model of this project ({type(error).__name__}:"
+            f" {first_sentence(error)}); remove it and run `dvc repro`"
+        ) from None
     return _with_tied_quantizers(model.eval())
 
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qa.adapter import encoder_folder
-from qa.checkpoints import save_checkpoint
+from qa.adapter import ENCODER_PACKAGE, encoder_folder
 from qa.errors import run
+from qa.intake import build_tokenizer
 from qa.outputs import whole_folder
 
 
@@ -36,7 +36,8 @@ def main() -> None:
     )
     torch.manual_seed(0)
     with whole_folder(arguments.out) as out:
-        save_checkpoint(out, BertForQuestionAnswering(config), encoder_folder())
+        build_tokenizer(encoder_folder(), out, ENCODER_PACKAGE)
+        BertForQuestionAnswering(config).save_pretrained(out, max_shard_size="1TB")
     print(f"{arguments.out}: {arguments.layers} layers, {arguments.hidden_size} wide")
 
 

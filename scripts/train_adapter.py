@@ -21,14 +21,16 @@ from qa.adapter import (
     load_encoder,
     save_adapter,
 )
-from qa.checkpoints import copy_checkpoint, settle_checkpoint, torch_forward
+from qa.checkpoints import torch_forward
 from qa.engine import Engine
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
+from qa.intake import build_tokenizer
 from qa.metrics import exact_match_and_f1
+from qa.outputs import fingerprint
 from qa.params import Decoding, Finetune, Windows
 from qa.squad import read_squad_json
-from qa.training import CHECKPOINTS, clear_checkpoints, fingerprint, label_windows, train
+from qa.training import CHECKPOINTS, clear_checkpoints, label_windows, train
 
 RANK = 16
 ALPHA = 32
@@ -58,8 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with TemporaryDirectory() as folder:
-        copy_checkpoint(encoder_folder(), Path(folder))
-        settle_checkpoint(Path(folder), ENCODER_PACKAGE)
+        build_tokenizer(encoder_folder(), Path(folder), ENCODER_PACKAGE)
         tokenizer = load_tokenizer(Path(folder))
     model = load_encoder(RECIPE.seed)
     for module in model.modules():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.checkpoints import CHECKPOINT_FILES, copy_checkpoint, settle_checkpoint
 from qa.errors import UserError, run
+from qa.intake import build_checkpoint, is_checkpoint_file
 from qa.outputs import whole_folder
 from qa.params import read_params
 
@@ -30,12 +30,12 @@ def main() -> None:
 
             merge_adapter(Path(model.folder), out)
         elif model.name == "folder":
-            copy_checkpoint(Path(model.folder), out)
+            build_checkpoint(Path(model.folder), out, model.folder)
         else:
             from qa.hub import download_model
 
-            download_model(model.name, model.revision, CHECKPOINT_FILES, out)
-        settle_checkpoint(out, model.folder if model.name == "folder" else model.name)
+            there = download_model(model.name, model.revision, is_checkpoint_file)
+            build_checkpoint(there, out, model.name)
     print(f"models/base: {model.name}")
 
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from qa import adapter
 from qa.adapter import ADAPTER_FILES, load_encoder, merge_adapter
-from qa.checkpoints import load_model, settle_checkpoint, torch_forward
+from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
 from qa.features import load_tokenizer, make_windows
 from qa.logits import run_windows
@@ -32,7 +32,6 @@ def test_the_merged_model_is_a_plain_checkpoint(tmp_path: Path) -> None:
 def test_merging_changes_no_answer(tmp_path: Path) -> None:
     """The merged checkpoint beside the adapter on its encoder, as PEFT runs and trained them."""
     merge_adapter(FOLDER, tmp_path)
-    settle_checkpoint(tmp_path, "merged")
     merged, _ = load_model(tmp_path, dropout=False)
     apart = PeftModel.from_pretrained(load_encoder(seed=0), FOLDER).eval()
     tokenizer = load_tokenizer(tmp_path)

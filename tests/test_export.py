@@ -231,10 +231,13 @@ def test_the_pipeline_loads_the_folder_as_it_is(onnx_folder: Path, tokenizer: An
     from transformers import AutoTokenizer, pipeline
 
     model = ORTModelForQuestionAnswering.from_pretrained(
-        onnx_folder, provider="OpenVINOExecutionProvider"
+        onnx_folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
     )
     answer = pipeline(
-        "question-answering", model=model, tokenizer=AutoTokenizer.from_pretrained(onnx_folder)
+        "question-answering",
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(onnx_folder, trust_remote_code=False),
+        trust_remote_code=False,
     )
     result = answer(question=EXAMPLES[0].question, context=EXAMPLES[0].context)
     assert EXAMPLES[0].context[result["start"] : result["end"]] == result["answer"]
@@ -259,8 +262,9 @@ def test_a_model_without_token_types_goes_all_the_way(
 ) -> None:
     from transformers import DistilBertConfig, DistilBertForQuestionAnswering
 
-    from qa.checkpoints import save_checkpoint, settle_checkpoint
+    from qa.checkpoints import save_checkpoint
     from qa.features import load_tokenizer
+    from qa.intake import build_checkpoint
 
     torch.manual_seed(0)
     config = DistilBertConfig(
@@ -270,14 +274,15 @@ def test_a_model_without_token_types_goes_all_the_way(
         hidden_dim=128,
         vocab_size=tokenizer.backend.get_vocab_size(),
     )
-    base = tmp_path / "base"
+    theirs, base = tmp_path / "theirs", tmp_path / "base"
+    theirs.mkdir()
     base.mkdir()
-    save_checkpoint(base, DistilBertForQuestionAnswering(config), tokenizer_folder)
-    described = json.loads((base / "tokenizer_config.json").read_text())
+    save_checkpoint(theirs, DistilBertForQuestionAnswering(config), tokenizer_folder)
+    described = json.loads((theirs / "tokenizer_config.json").read_text())
     described |= {"tokenizer_class": "DistilBertTokenizer"}
     del described["model_input_names"]  # as people have it: the class knows
-    (base / "tokenizer_config.json").write_text(json.dumps(described))
-    settle_checkpoint(base, "base")
+    (theirs / "tokenizer_config.json").write_text(json.dumps(described))
+    build_checkpoint(theirs, base, "theirs")
 
     own = load_tokenizer(base)
     windows = make_windows(EXAMPLES, own, **WINDOWS.model_dump())

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from qa.adapter import merge_adapter
-from qa.checkpoints import copy_checkpoint, load_model, settle_checkpoint, torch_forward
+from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.evaluation import same_answers
 from qa.export import to_onnx, write_folder
 from qa.features import load_tokenizer, make_windows
+from qa.intake import build_checkpoint
 from qa.logits import Forward
 from qa.metrics import exact_match_and_f1
 from qa.overflow import widen_ranges
@@ -38,7 +39,6 @@ def params() -> Params:
 
 def test_the_embedded_model_answers(tmp_path: Path, shared_squad: Path, params: Params) -> None:
     merge_adapter(ROOT / "models/minilm-squad", tmp_path)
-    settle_checkpoint(tmp_path, "merged")
     model, has_head = load_model(tmp_path, dropout=False)
     assert has_head
     tokenizer = load_tokenizer(tmp_path)
@@ -61,8 +61,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
     for made in (base, quantized, folder):
         made.mkdir()
-    copy_checkpoint(shared_model, base)
-    settle_checkpoint(base, "minilm-squad")
+    build_checkpoint(shared_model, base, "minilm-squad")
     tokenizer = load_tokenizer(base)
     options = params.windows.model_dump()
     chosen = subset(read_squad_json(shared_squad / "train.json"), 64, seed=0)

@@ -1,0 +1,296 @@
+"""A stranger's checkpoint, from a folder or the hub, made into one of this project's.
+
+No file is passed on. Each is read for the fields that this project knows, and written anew: what
+else stood there, code, templates and paths among it, ends there (CVE-2026-9856 wrote files through
+the names of chat templates, CVE-2026-4372 ran code that a config named).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from qa.checkpoints import TOKENIZER_FILES, WEIGHTS_FILE, load_model
+from qa.errors import UserError, first_sentence
+
+INDEX_FILE = "model.safetensors.index.json"
+
+VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+"""What a stranger's tokenizer is read from, in the order of preference."""
+
+CONFIG_FIELDS = frozenset(
+    {
+        "attention_head_size",
+        "cls_dropout",
+        "conv_act",
+        "conv_groups",
+        "conv_kernel_size",
+        "embedding_size",
+        "norm_rel_ebd",
+        "pooler_hidden_size",
+        "position_buckets",
+        "pruned_heads",
+        "rope_scaling",
+        "share_att_key",
+        "talking_head",
+    }
+)
+"""What models read of a config though its class does not name it; most are DeBERTa's."""
+
+TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+FLAGS = (
+    "add_prefix_space",
+    "clean_text",
+    "clean_up_tokenization_spaces",
+    "do_lower_case",
+    "keep_accents",
+    "remove_space",
+    "split_by_punct",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "trim_offsets",
+)
+"""What the classes of tokenizers set themselves up by."""
+
+SPECIAL_TOKENS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(TOKENS, (str, dict)),
+    "additional_special_tokens": (list,),
+}
+TOKENIZER_FIELDS: dict[str, tuple[type, ...]] = {
+    "tokenizer_class": (str,),
+    "model_max_length": (int, float),
+    "model_input_names": (list,),
+    "added_tokens_decoder": (dict,),
+    **dict.fromkeys(FLAGS, (bool,)),
+}
+"""What is read of a stranger's tokenizer_config.json, beside `SPECIAL_TOKENS`."""
+
+MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether `build_checkpoint` may read a file of this name; nothing pickled, no code."""
+    tokenizer = {file for files in VOCABULARIES for file in files}
+    return (
+        name in {"config.json", WEIGHTS_FILE, INDEX_FILE, *TOKENIZER_FILES, *tokenizer}
+        or name in {"special_tokens_map.json", "added_tokens.json"}
+        or re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) is not None
+    )
+
+
+def build_checkpoint(source: Path, out: Path, name: str) -> None:
+    """Build a checkpoint in the existing folder `out` from a stranger's folder, and try it.
+
+    Args:
+        name: what to call `source` in an error.
+
+    Raises:
+        UserError: the config is not that of a question-answering encoder, the weights are not
+            those of the config, not safetensors or not finite, or there is no fast tokenizer that
+            belongs to them.
+    """
+    transformers.logging.set_verbosity_error()  # what is to be said of the folder, errors say
+    config = _read_config(source, name)
+    tensors = _read_tensors(source, name)
+    config.save_pretrained(out)
+    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    build_tokenizer(source, out, name)
+    load_model(out, dropout=False, name=name)
+
+
+def build_tokenizer(source: Path, out: Path, name: str) -> None:
+    """Build `TOKENIZER_FILES` in the existing folder `out` from a stranger's tokenizer.
+
+    They are what `qa.features.load_tokenizer` and `transformers.AutoTokenizer` read: the
+    tokenizer as the tokenizers library serializes it, and the names and tokens that transformers
+    keeps in classes.
+
+    Args:
+        source: folder with a config and any of `VOCABULARIES`.
+        name: what to call it in an error.
+
+    Raises:
+        UserError: there is no fast tokenizer, it does not pad, or the model of the config lacks
+            embeddings for its tokens.
+    """
+    config = _read_config(source, name)
+    tokenizer = _read_tokenizer(source, config, name)
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"{name}: tokenizer_config.json: no pad_token; name the token that fills up shorter"
+            " questions, such as [PAD]"
+        )
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()  # some are saved with it; `qa.features` pads and cuts
+    backend.no_truncation()
+    largest = max(backend.get_vocab(with_added_tokens=True).values())
+    if largest >= config.vocab_size:
+        raise UserError(
+            f"{name}: tokenizer.json: token {backend.id_to_token(largest)!r} has the number"
+            f" {largest}; the model of config.json has embeddings for numbers below"
+            f" {config.vocab_size}: save the two that belong together"
+        )
+    reads = tokenizer.model_max_length
+    if not 1 <= reads < math.inf:
+        raise UserError(f"{name}: tokenizer_config.json: model_max_length: found {reads}")
+    kind = type(tokenizer)
+    fields = {
+        # The name by which AutoTokenizer finds the fast class, as transformers writes it.
+        "tokenizer_class": kind.__name__.removesuffix("Fast")
+        if kind.slow_tokenizer_class
+        else kind.__name__,
+        "model_max_length": int(reads),
+        "model_input_names": [key for key in tokenizer.model_input_names if key in MODEL_INPUTS],
+        **{key: str(token) for key in TOKENS if (token := getattr(tokenizer, key))},
+        **{key: tokenizer.init_kwargs[key] for key in FLAGS if key in tokenizer.init_kwargs},
+    }
+    backend.save(str(out / "tokenizer.json"))
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _read_config(source: Path, name: str) -> PretrainedConfig:
+    """The config of a stranger's folder: the fields that a class of transformers defines."""
+    if not (source / "config.json").is_file():
+        raise UserError(f"{name}: no config.json; it is not a checkpoint")
+    fields = _read_json(source / "config.json", name)
+    model_type = fields.get("model_type")
+    kind = CONFIG_MAPPING[model_type] if model_type in list(CONFIG_MAPPING.keys()) else None
+    # BERT and its kin are what fills masks as well as answering questions; GPT-2 and T5 are not.
+    if (
+        kind is None
+        or kind not in MODEL_FOR_QUESTION_ANSWERING_MAPPING
+        or kind not in MODEL_FOR_MASKED_LM_MAPPING
+        or kind().is_encoder_decoder
+    ):
+        raise UserError(f"{name}: config.json: model_type {model_type} is not a BERT-like encoder")
+    for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        if fields.get(key):
+            raise UserError(f"{name}: config.json: {key} is set; it is not a BERT-like encoder")
+    known = {*inspect.signature(kind).parameters, *kind.attribute_map, *CONFIG_FIELDS}
+    try:
+        config: PretrainedConfig = kind(**{key: fields[key] for key in sorted(known & {*fields})})
+    except Exception as error:  # each class checks in its own way
+        raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
+    if not isinstance(config.vocab_size, int):
+        raise UserError(f"{name}: config.json: vocab_size: found {config.vocab_size!r}")
+    return config
+
+
+def _read_tensors(source: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a stranger's folder, of one file or of those that its index names."""
+    if (source / WEIGHTS_FILE).is_file():
+        files = [WEIGHTS_FILE]
+    elif (source / INDEX_FILE).is_file():
+        shards = _read_json(source / INDEX_FILE, name).get("weight_map")
+        files = sorted({str(file) for file in shards.values()} if isinstance(shards, dict) else ())
+        for file in files or ["weight_map"]:
+            if not is_checkpoint_file(file) or not (source / file).is_file():
+                raise UserError(
+                    f"{name}: {INDEX_FILE}: {file!r} is no tensor file of this folder; download"
+                    " it again"
+                )
+    else:
+        raise UserError(
+            f"{name}: no {WEIGHTS_FILE}; only safetensors are loaded: save the model anew"
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(source / file)
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{name}: {file} is not safetensors ({first_sentence(error)}); download it again"
+                " (with git: git lfs pull)"
+            ) from None
+    return tensors
+
+
+def _read_tokenizer(source: Path, config: PretrainedConfig, name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a stranger's folder, read from copies that hold what is known."""
+    vocabulary = next(
+        (files for files in VOCABULARIES if all((source / file).is_file() for file in files)), None
+    )
+    if vocabulary is None:
+        raise UserError(
+            f"{name}: no tokenizer.json, and no vocab.txt that one could be made from; save the"
+            " fast tokenizer with the model"
+        )
+    with TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for file in vocabulary:
+            shutil.copyfile(source / file, copy / file)
+        known = {
+            "tokenizer_config.json": TOKENIZER_FIELDS | SPECIAL_TOKENS,
+            "special_tokens_map.json": SPECIAL_TOKENS,
+            "added_tokens.json": None,
+        }
+        for file, kinds in known.items():
+            if (source / file).is_file():
+                fields = _read_json(source / file, name)
+                if kinds is not None:
+                    fields = _fields(fields, kinds, f"{name}: {file}")
+                (copy / file).write_text(json.dumps(fields), encoding="utf-8")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                copy, config=config, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise UserError(
+                f"{name}: no usable tokenizer ({first_sentence(error)}); save it with the model"
+            ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{name}: a slow tokenizer, without offsets; save the fast one")
+    return tokenizer
+
+
+def _fields(
+    fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], where: str
+) -> dict[str, Any]:
+    """Of what a stranger wrote, the fields that are known, each of its kind; null is none."""
+    found = {key: fields[key] for key in kinds if fields.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, kinds[key]):
+            wanted = " or ".join(kind.__name__ for kind in kinds[key])
+            raise UserError(f"{where}: {key}: found {value!r}; it must be {wanted}")
+    return found
+
+
+def _read_json(file: Path, name: str) -> dict[str, Any]:
+    """A JSON object that a stranger wrote."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name}: {file.name}: not JSON ({first_sentence(error)})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{name}: {file.name}: found a {type(value).__name__}, not an object")
+    return value
