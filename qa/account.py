@@ -46,7 +46,9 @@ def account(
     reading = engine.read(examples)
     with _timed(parts, "decoding"):
         engine.decode(reading)
-    config = AutoConfig.from_pretrained(setting.int8, local_files_only=True)
+    config = AutoConfig.from_pretrained(
+        setting.int8, local_files_only=True, trust_remote_code=False
+    )
     layers, hidden = config.num_hidden_layers, config.hidden_size
     intermediate = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT's
     ceiling = int8_ceiling_gops(hidden, intermediate, max(BATCH_TOKENS))

@@ -190,9 +190,12 @@ from optimum.onnxruntime import ORTModelForQuestionAnswering
 from transformers import AutoTokenizer, pipeline
 
 folder = "bert-qa-int8"  # this one
-model = ORTModelForQuestionAnswering.from_pretrained(folder, provider="OpenVINOExecutionProvider")
+model = ORTModelForQuestionAnswering.from_pretrained(
+    folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
+)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 reader = pipeline(
-    "question-answering", model=model, tokenizer=AutoTokenizer.from_pretrained(folder)
+    "question-answering", model=model, tokenizer=tokenizer, trust_remote_code=False
 )
 reader(
     question="Where do I live?",

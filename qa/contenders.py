@@ -173,8 +173,14 @@ def _row_by_row(contender: Contender, table: Path, output: Path) -> None:
 def _pipeline(model: Any, folder: Path, setting: Setting) -> Pipeline:
     from transformers import AutoTokenizer, pipeline
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    reader = pipeline("question-answering", model=model, tokenizer=tokenizer, device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    reader = pipeline(
+        "question-answering",
+        model=model,
+        tokenizer=tokenizer,
+        device="cpu",
+        trust_remote_code=False,
+    )
     return Pipeline(reader, setting.windows, setting.decoding)
 
 
@@ -182,7 +188,9 @@ def _torch_pipeline(setting: Setting) -> Pipeline:
     from transformers import AutoModelForQuestionAnswering
 
     folder = setting.checkpoint
-    model = AutoModelForQuestionAnswering.from_pretrained(folder, use_safetensors=True)
+    model = AutoModelForQuestionAnswering.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True
+    )
     return _pipeline(model, folder, setting)
 
 
@@ -193,14 +201,14 @@ def _optimum(folder: Path) -> Any:
     options = SessionOptions()
     options.log_severity_level = 3
     return ORTModelForQuestionAnswering.from_pretrained(
-        folder, provider=OPENVINO, session_options=options
+        folder, trust_remote_code=False, provider=OPENVINO, session_options=options
     )
 
 
 def _notebook(folder: Path, setting: Setting) -> Notebook:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return Notebook(_optimum(folder), tokenizer, setting.windows.max_length)
 
 
@@ -208,7 +216,11 @@ def _optimum_intel_pipeline(setting: Setting) -> Pipeline:
     from optimum.intel import OVModelForQuestionAnswering
 
     folder = setting.optimum_intel
-    return _pipeline(OVModelForQuestionAnswering.from_pretrained(folder), folder, setting)
+    return _pipeline(
+        OVModelForQuestionAnswering.from_pretrained(folder, trust_remote_code=False),
+        folder,
+        setting,
+    )
 
 
 REFERENCE = "pipeline, torch FP32"
@@ -251,8 +263,10 @@ def quantize_with_optimum_intel(
     )
     from transformers import AutoTokenizer
 
-    model = OVModelForQuestionAnswering.from_pretrained(setting.checkpoint, export=True)
-    quantizer = OVQuantizer.from_pretrained(model)
+    model = OVModelForQuestionAnswering.from_pretrained(
+        setting.checkpoint, export=True, trust_remote_code=False
+    )
+    quantizer = OVQuantizer.from_pretrained(model, trust_remote_code=False)
     quantizer.quantize(
         calibration_dataset=Dataset.from_list(
             [{key: row[0].tolist() for key, row in pad([w], pad_token_id).items()} for w in windows]
@@ -260,4 +274,6 @@ def quantize_with_optimum_intel(
         ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(windows))),
         save_directory=setting.optimum_intel,
     )
-    AutoTokenizer.from_pretrained(setting.checkpoint).save_pretrained(setting.optimum_intel)
+    AutoTokenizer.from_pretrained(setting.checkpoint, trust_remote_code=False).save_pretrained(
+        setting.optimum_intel
+    )

@@ -148,9 +148,10 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
     reader = pipeline(
         "question-answering",
         model=ORTModelForQuestionAnswering.from_pretrained(
-            folder, provider="OpenVINOExecutionProvider"
+            folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
         ),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        trust_remote_code=False,
     )
     windows, decoding = params["windows"], params["decoding"]
     different = []

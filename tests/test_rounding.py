@@ -121,7 +121,7 @@ def test_a_weight_that_is_called_again_is_rounded_once(
         examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
     )
     options = read_params(ROOT / "params.yaml").calibrate
-    model = AutoModelForQuestionAnswering.from_config(config).eval()
+    model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False).eval()
     model = calibrate(model, windows, 0, options)
     calls = quantized_linears(model, windows[0], 0)
     by_weight = {call.weight: [c for c in calls if c.weight is call.weight] for call in calls}

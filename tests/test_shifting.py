@@ -104,7 +104,7 @@ def test_the_function_is_the_same_and_the_channels_centered(
     ids=lambda value: getattr(value, "model_type", None),
 )
 def test_relatives_of_bert(config: AutoConfig, shifted: int, windows: list[Window]) -> None:
-    model = one_sided(AutoModelForQuestionAnswering.from_config(config))
+    model = one_sided(AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False))
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         windows = [replace(window, token_type_ids=None) for window in windows]
     forward = torch_forward(model)
