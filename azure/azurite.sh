@@ -3,6 +3,10 @@
 # Installs the pinned Azurite on first use, makes a key of its own (none is in git), prints what to export in
 # another terminal, and serves on loopback until Ctrl-C. The blobs stay in .cache/azurite/.
 set -euo pipefail
+if [[ ${1:-} == -* ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+  exit
+fi
 port=${1:-10000}
 here=$(cd "$(dirname "$0")" && pwd)
 data=${AZURITE_DATA:-$here/../.cache/azurite}

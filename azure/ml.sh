@@ -19,10 +19,12 @@ case $action in
   compute) options='--workspace --account --container --group --location' ;;
   submit) options='--workspace --account --container --group --repository --revision' ;;
   stream) options='--workspace --group' ;;
-  *) fail "usage: ml.sh compute|submit|stream ...; the top of ml.sh lists the options" ;;
+  -h | --help) usage ;;
+  *) fail "usage: ml.sh compute|submit|stream ...; ml.sh --help lists the options" ;;
 esac
 shift
 while [ $# -gt 0 ]; do
+  [[ $1 != -h && $1 != --help ]] || usage
   if [[ $1 != -* ]]; then
     operands+=("$1")
     shift
@@ -65,10 +67,7 @@ compute() {
 
 submit() {
   local pair key known inputs
-  repository=${repository:-$(git remote get-url origin 2>/dev/null || true)}
-  [ -n "$repository" ] || fail "--repository is missing, and this clone has no origin"
-  [ -n "$revision" ] || revision=$(revision_here)
-  check_source "$repository" "$revision"
+  source_here
   inputs=("inputs.repository=$repository" "inputs.revision=$revision" "inputs.account=$account" "inputs.container=$container")
   known=$(sed -n '/^inputs:/,/^outputs:/s/^  \([a-z_]*\): .*/\1/p' "$here/ml/job.yml" | tr '\n' ' ')
   for pair in ${operands[@]+"${operands[@]}"}; do

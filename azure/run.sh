@@ -17,6 +17,9 @@ push_every=${PUSH_EVERY:-300} # seconds
 # Azure ML names the identity of its cluster so; Azure's own libraries look under the other name.
 export AZURE_CLIENT_ID=${AZURE_CLIENT_ID:-${DEFAULT_IDENTITY_CLIENT_ID:-}}
 [ -n "$AZURE_CLIENT_ID" ] || unset AZURE_CLIENT_ID
+# What DVC keeps for the whole machine, and unpickles, is by default in a folder that everybody may write to.
+export DVC_SITE_CACHE_DIR=${DVC_SITE_CACHE_DIR:-$work.site}
+install -d -m 700 "$DVC_SITE_CACHE_DIR"
 [ $# -gt 0 ] || fail "no command: run.sh dvc repro"
 for tool in git make; do
   command -v "$tool" >/dev/null || fail "$tool not found; install it"
@@ -56,6 +59,15 @@ commit=$REVISION
 [[ $REVISION =~ ^[0-9a-f]{40}$ ]] || commit=refs/tags/$REVISION
 git rev-parse --verify --quiet "$commit^{commit}" >/dev/null || fail "$REVISION: no such tag or full commit in $REPOSITORY"
 git checkout --quiet --force --detach "$commit"
+
+# Killed while it noted which files are in use, DVC refuses every later command until that note is gone. Under DVC's own
+# locks: whoever holds one is alive, and its note whole.
+for note in .dvc/tmp/rwlock .dvc/tmp/exps/rwlock; do
+  if [ -e "$note" ] && ! python3 -c 'import json, sys; dict(json.load(open(sys.argv[1])))' "$note" 2>/dev/null; then
+    flock --nonblock .dvc/tmp/lock flock --nonblock "$note.lock" rm "$note" || fail "$note is broken and a dvc command runs"
+    echo "removed $note, which a kill had left broken"
+  fi
+done
 
 step make remote ACCOUNT="$ACCOUNT" CONTAINER="$CONTAINER"
 export PATH=$work/.venv/bin:$PATH

@@ -24,9 +24,29 @@ check_account() {
 
 check_container() { check --container "$1" '[a-z0-9](-?[a-z0-9]){2,62}' "3 to 63 lower-case letters, digits and single hyphens"; }
 
-# The branch's commit, where this clone came from, and whether others can get at both.
+# The comment at the top of the script that sources this.
+usage() {
+  sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[-1]}"
+  exit
+}
+
+# Sets what is not given of repository and revision: where this clone came from, and its commit.
+source_here() {
+  local said
+  if [ -z "$repository" ] || [ -z "$revision" ]; then
+    said=$(git rev-parse --git-dir 2>&1) || case $said in
+      *'dubious ownership'*) fail "$PWD: another user's checkout, which git does not read; if you trust it: git config --global --add safe.directory $PWD" ;;
+      *) fail "no git repository here; give --repository and --revision" ;;
+    esac
+  fi
+  repository=${repository:-$(git remote get-url origin 2>/dev/null || true)}
+  [ -n "$repository" ] || fail "--repository is missing, and this clone has no origin"
+  [ -n "$revision" ] || revision=$(revision_here)
+  check_source "$repository" "$revision"
+}
+
 revision_here() {
-  git rev-parse --verify --quiet HEAD >/dev/null || fail "no git repository here; give --repository and --revision"
+  git rev-parse --verify --quiet HEAD >/dev/null || fail "no commit here; give --revision"
   [ -n "$(git branch --remotes --contains HEAD)" ] || fail "HEAD is on no remote branch; push it first, or give --revision"
   git rev-parse HEAD
 }

@@ -22,10 +22,12 @@ case $action in
   create | cloud-init) options='--account --container --group --name --location --size --max-hours --repository --revision --spot --' ;;
   log) options='--account --container --group --name' ;;
   delete) options='--group --name --yes --all' ;;
-  *) fail "usage: vm.sh create|log|delete|cloud-init ...; the top of vm.sh lists the options" ;;
+  -h | --help) usage ;;
+  *) fail "usage: vm.sh create|log|delete|cloud-init ...; vm.sh --help lists the options" ;;
 esac
 shift
 while [ $# -gt 0 ]; do
+  [[ $1 != -h && $1 != --help ]] || usage
   [[ " $options " == *" $1 "* ]] || fail "vm.sh $action: unknown argument '$1'; it takes $options"
   case $1 in
     --spot) spot=yes ;;
@@ -68,10 +70,7 @@ if [ "$action" = create ] || [ "$action" = cloud-init ]; then
     'dvc repro '* | 'dvc exp run '*) ;;
     *) fail "--: found '${command[*]}'; expected dvc repro ... or dvc exp run ..." ;;
   esac
-  repository=${repository:-$(git remote get-url origin 2>/dev/null || true)}
-  [ -n "$repository" ] || fail "--repository is missing, and this clone has no origin"
-  [ -n "$revision" ] || revision=$(revision_here)
-  check_source "$repository" "$revision"
+  source_here
 fi
 
 base64_line() { base64 | tr -d '\n'; }

@@ -2,6 +2,10 @@
 # Makes a virtual environment with the pinned requirements: `scripts/setup.sh .venv`.
 # What is missing on the machine is named in one line; run again, it repairs a broken environment.
 set -euo pipefail
+if [[ ${1:-} == -* ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+  exit
+fi
 venv=${1:-.venv}
 
 fail() {

@@ -7,9 +7,11 @@ has to say of the az lines and of azure/ml/ is `make azure-check`.
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -23,12 +25,12 @@ from typing import Any
 import pytest
 import yaml
 
-from qa.params import Params
 from tests.conftest import ROOT
 
 AZURE = ROOT / "azure"
 SOURCE = ["--account", "someaccount", "--repository", "https://example.com/a/b.git"]
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v"
+HELP = ("--help", "-h")
 GIT = {
     "GIT_AUTHOR_NAME": "test",
     "GIT_AUTHOR_EMAIL": "test@example.invalid",
@@ -54,7 +56,10 @@ fi
 FAKE_DVC = """#!/usr/bin/env bash
 printf 'dvc' >> "$TRACE"; printf ' [%s]' "$@" >> "$TRACE"; echo >> "$TRACE"
 case $1 in
-  pull) exit 1 ;;
+  pull)
+    echo "site cache $DVC_SITE_CACHE_DIR" >> "$TRACE"
+    exit 1
+    ;;
   repro) sleep "$SLEEP"; exit "$STATUS" ;;
 esac
 """
@@ -200,7 +205,9 @@ def test_a_run_takes_up_runs_pushes_and_deallocates(machine: Machine, azure: Azu
     said = machine.end(run)
     assert run.returncode == 0, said
     lines = [
-        line for line in machine.lines() if "cache] [dir" not in line and "[cache]" not in line
+        line
+        for line in machine.lines()
+        if "[cache]" not in line and not line.startswith("site cache")
     ]
     assert lines[:3] == [
         "make remote someaccount models",
@@ -252,6 +259,46 @@ def test_a_stopped_run_mirrors_its_checkpoints_and_deallocates(
     assert run.returncode == 143
     assert machine.lines()[-1] == "watch ended"
     assert f"{VM}/deallocate" in azure.paths("POST")
+
+
+@pytest.mark.parametrize("broken", ["", '{"read": {"/a": [', "[1]"])
+def test_what_a_kill_left_broken_of_dvc_s_notes_is_removed(machine: Machine, broken: str) -> None:
+    machine.end(machine.start("dvc", "repro"))
+    notes = [Path(machine.env["WORK"], ".dvc/tmp", name) for name in ("rwlock", "exps/rwlock")]
+    for note in notes:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(broken)
+    run = machine.start("dvc", "repro")
+    said = machine.end(run)
+    assert run.returncode == 0, said
+    assert "removed .dvc/tmp/rwlock, which a kill had left broken" in said
+    assert not any(note.exists() for note in notes)
+
+    for note in notes:
+        note.write_text('{"read": {}}')
+    assert "removed" not in machine.end(machine.start("dvc", "repro"))
+    assert all(note.exists() for note in notes)
+
+
+def test_dvc_s_notes_are_left_while_a_dvc_command_runs(machine: Machine) -> None:
+    machine.end(machine.start("dvc", "repro"))
+    tmp = Path(machine.env["WORK"], ".dvc/tmp")
+    tmp.mkdir()
+    (tmp / "rwlock").write_text("")
+    with (tmp / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = machine.start("dvc", "repro")
+        said = machine.end(run)
+    assert run.returncode == 1
+    assert "error: .dvc/tmp/rwlock is broken and a dvc command runs" in said
+    assert (tmp / "rwlock").exists()
+
+
+def test_what_dvc_unpickles_is_where_nobody_else_can_write(machine: Machine) -> None:
+    machine.end(machine.start("dvc", "repro"))
+    folder = Path(machine.env["WORK"] + ".site")
+    assert f"site cache {folder}" in machine.lines()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_run_started_again_on_its_disk_goes_on_there(machine: Machine) -> None:
@@ -388,6 +435,48 @@ def test_a_wrong_argument_is_one_line_and_calls_nothing(
     assert not az[1].exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        *((script, [flag]) for script in ("vm.sh", "ml.sh", "azurite.sh") for flag in HELP),
+        *(("vm.sh", ["create", flag]) for flag in HELP),
+        *(("ml.sh", ["submit", "--workspace", "abc", flag]) for flag in HELP),
+    ],
+)
+def test_help_is_help(az: tuple[str, Path], script: str, arguments: list[str]) -> None:
+    done = vm(script, *arguments, PATH=az[0])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert script in done.stdout
+    assert not done.stdout.startswith("#")
+    assert not az[1].exists()
+
+
+def test_a_checkout_of_somebody_else_is_told_git_s_remedy(
+    az: tuple[str, Path], tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    commit_of = ["vm.sh", "create", "--account", "someaccount"]
+    git(checkout, "init", "-q")
+    os.chown(checkout, 65534, 65534)
+    for command in (commit_of, ["ml.sh", "submit", "--workspace", "abc", *commit_of[2:]]):
+        done = subprocess.run(
+            ["bash", str(AZURE / command[0]), *command[1:]],
+            cwd=checkout,
+            env={**os.environ, "PATH": az[0], "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"error: {checkout}: another user's checkout, which git does not read; if you trust"
+            f" it: git config --global --add safe.directory {checkout}\n"
+        )
+
+
 def test_no_login_and_no_az_are_one_line(az: tuple[str, Path], tmp_path: Path) -> None:
     done = vm("vm.sh", "delete", PATH=az[0])
     assert done.stderr == "error: not logged in to Azure; run: az login\n"
@@ -473,8 +562,8 @@ def test_shellcheck_has_nothing_against_any_script() -> None:
     assert done.stdout + done.stderr == ""
 
 
-def test_the_job_sets_parameters_that_there_are() -> None:
-    """Each `-S key=${{inputs.x}}` of the job with its default, through params.yaml's own check."""
+def test_the_job_s_inputs_are_by_default_what_params_yaml_has() -> None:
+    """Each `-S key=${{inputs.x}}` of the job; an input that Azure ML takes is never null."""
     job = yaml.safe_load((AZURE / "ml/job.yml").read_text(encoding="utf-8"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     words = job["command"].split()
@@ -482,8 +571,8 @@ def test_the_job_sets_parameters_that_there_are() -> None:
     for setting in given:
         key, _, value = setting.partition("=")
         section, name = key.split(".")
-        assert name in params[section]
-        params[section][name] = job["inputs"][value.removeprefix("${{inputs.").removesuffix("}}")]
-    Params.model_validate(params)
+        default = job["inputs"][value.removeprefix("${{inputs.").removesuffix("}}")]
+        assert default is not None
+        assert (None if default == "null" else default) == params[section][name], key
     used = {name for name in job["inputs"] if f"${{{{inputs.{name}}}}}" in job["command"]}
     assert used == set(job["inputs"])

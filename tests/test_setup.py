@@ -43,6 +43,18 @@ def test_a_missing_prerequisite_is_one_line(tmp_path: Path, tools: list[str], sa
     assert not (tmp_path / "venv").exists()
 
 
+def test_help_is_help_and_no_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BASH, str(ROOT / "scripts/setup.sh"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("Makes a virtual environment")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interpreter_that_is_too_old_or_new_is_not_taken(tmp_path: Path) -> None:
     other = tmp_path / "python3"
     other.write_text("#!/bin/sh\nexit 1\n")  # as the version check ends in it
