@@ -198,7 +198,7 @@ def _read_config(source: Path, name: str) -> PretrainedConfig:
             raise UserError(f"{name}: config.json: {key} is set; it is not a BERT-like encoder")
     known = {*inspect.signature(kind).parameters, *kind.attribute_map, *CONFIG_FIELDS}
     try:
-        config: PretrainedConfig = kind(**{key: fields[key] for key in sorted(known & {*fields})})
+        config: PretrainedConfig = kind.from_dict({key: fields[key] for key in known & {*fields}})
     except Exception as error:  # each class checks in its own way
         raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
     if not isinstance(config.vocab_size, int):
