@@ -157,19 +157,22 @@ def shared_model() -> Path:
     return folder
 
 
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.invalid",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.invalid",
+    }
+
+
 class Project:
     """A git clone of the working tree, in which stages and DVC run as a user would run them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@example.invalid",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@example.invalid",
-        }
+        self.folder, self.env = folder, _environment()
         names = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -186,9 +189,14 @@ class Project:
     def clone(self, folder: Path) -> Project:
         """A git clone, without cache, outputs or .dvc/config.local."""
         subprocess.run(["git", "clone", "-q", self.folder, folder], check=True)
-        copy = Project.__new__(Project)
-        copy.folder, copy.env = folder, dict(self.env)
-        return copy
+        return self.there(folder)
+
+    @classmethod
+    def there(cls, folder: Path) -> Project:
+        """A project that lies in a folder already."""
+        project = cls.__new__(cls)
+        project.folder, project.env = folder, _environment()
+        return project
 
     def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in the project; standard output and error come back as text."""

@@ -1,0 +1,1 @@
+"""Hours of kills, damage and bad input: `python -m tests.soak --help`."""
