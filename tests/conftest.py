@@ -189,7 +189,9 @@ class Project:
     def clone(self, folder: Path) -> Project:
         """A git clone, without cache, outputs or .dvc/config.local."""
         subprocess.run(["git", "clone", "-q", self.folder, folder], check=True)
-        return self.there(folder)
+        copy = self.there(folder)
+        copy.env = dict(self.env)
+        return copy
 
     @classmethod
     def there(cls, folder: Path) -> Project:
