@@ -183,7 +183,7 @@ def divergence(teacher: Sequence[Logits], student: Sequence[Logits]) -> float:
     return total / (2 * len(teacher))
 
 
-def summary(metrics: Mapping[str, Any], trained: bool = True) -> str:
+def summary(metrics: Mapping[str, Any], trained: bool) -> str:
     """The metrics of `compare` as a small table for a terminal; `trained` as in `labels`."""
     names = labels(trained)
     lines = [
@@ -211,7 +211,7 @@ def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
     return 100 * sum(same) / len(same)
 
 
-def f1_by_question_word(results: Mapping[str, Results], trained: bool = True) -> pd.DataFrame:
+def f1_by_question_word(results: Mapping[str, Results], trained: bool) -> pd.DataFrame:
     """F1 of each model on the questions with each question word.
 
     Args:

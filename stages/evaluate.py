@@ -33,6 +33,7 @@ def main() -> None:
     from qa.squad import read_examples
 
     params = read_params()
+    trained = params.train.epochs > 0
     examples = read_examples(Path("data/squad/validation.jsonl"))
     results = {}
     with whole_folder(Path("data/predictions")) as out:  # held from here: no second run beside
@@ -55,10 +56,10 @@ def main() -> None:
             ids = (example.id for example in examples)
             write_json(out / f"{name}.json", dict(zip(ids, texts, strict=True)))
     with whole_file(Path("metrics/f1_by_question.csv")) as partial:
-        f1_by_question_word(results).to_csv(partial, index=False, lineterminator="\n")
+        f1_by_question_word(results, trained).to_csv(partial, index=False, lineterminator="\n")
     metrics = compare(results)
     write_json(Path("metrics/evaluation.json"), metrics)
-    print(summary(metrics))
+    print(summary(metrics, trained))
     check_f1_drop(metrics, params.evaluate.max_f1_drop)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from qa.engine import Reading
-from qa.errors import UserError
 from qa.evaluation import (
     Results,
     bootstrap_interval,
@@ -87,7 +86,7 @@ def test_metrics_side_by_side(tmp_path: Path) -> None:
             "divergence": round((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 8, 4),
         },
     }
-    assert "INT8, QAT" in summary(metrics)
+    assert "INT8, QAT" in summary(metrics, trained=True)
     assert "NoAns_f1" not in compare(results(tmp_path, count=2))["fp32"]
 
 
@@ -105,7 +104,7 @@ def test_the_interval_is_the_bootstrap_s() -> None:
 
 def test_f1_by_question_word(tmp_path: Path) -> None:
     """The word has a column of its own: with the count beside it, no two data sets share a row."""
-    table = f1_by_question_word(results(tmp_path))
+    table = f1_by_question_word(results(tmp_path), trained=True)
     assert table.columns.tolist() == ["question", "questions", "model", "f1"]
     assert table.values.tolist() == [
         ["where", 2, "FP32", 83.3333],
