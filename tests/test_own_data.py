@@ -8,21 +8,24 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AlbertConfig,
     AutoModelForQuestionAnswering,
     BertConfig,
     PretrainedConfig,
     RobertaConfig,
 )
 
-from qa.checks import check_windows
+from qa.checks import check_machine, check_model, check_windows
 from qa.errors import UserError
-from qa.params import Windows
-from tests.conftest import ROOT, Project
+from qa.params import Windows, read_params
+from qa.squad import read_examples
+from tests.conftest import ROOT, Project, ran
 
 
 @pytest.fixture
@@ -150,36 +153,194 @@ def test_a_broken_checkpoint_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("config", "values", "says"),
+    ("config", "says"),
     [
-        # Of 1,000 tokens, 512 have a position; the tokenizer names no limit.
-        ({}, {"windows__max_length": 1000}, "params.yaml: windows.max_length: found 1000; this"),
-        ({"hidden_act": "gelux"}, {}, "not a question-answering model (KeyError: 'gelux')"),
+        ({"hidden_act": "gelux"}, "not a question-answering model (KeyError: 'gelux')"),
         # A linear layer of 64 inputs and not 128, which is seen when the weights are loaded.
-        ({"intermediate_size": 64}, {}, "models/base: not a question-answering model (RuntimeErro"),
+        ({"intermediate_size": 64}, "not a question-answering model (RuntimeError"),
     ],
 )
 def test_a_model_that_cannot_run_is_one_line(
-    project: Project,
-    tmp_path: Path,
-    tiny_model: Path,
-    config: dict[str, Any],
-    values: dict[str, Any],
-    says: str,
+    project: Project, tmp_path: Path, tiny_model: Path, config: dict[str, Any], says: str
 ) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(tiny_model, folder)
     _change(folder / "config.json", config)
-    _change(folder / "tokenizer_config.json", {"model_max_length": None})
-    project.set(model__name="folder", model__folder=str(folder), **values)
+    project.set(model__name="folder", model__folder=str(folder))
     done = project.run("python", "stages/download_model.py")
-    assert done.returncode == 0, done.stderr
-    done = project.run("python", "stages/finetune.py")
     assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"error: {folder}: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
+    project: Project, tmp_path: Path, tiny_model: Path
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_model, folder)
+    # Of 1,000 tokens, 512 have a position; the tokenizer names no limit.
+    _change(folder / "tokenizer_config.json", {"model_max_length": None})
+    project.set(
+        dataset__max_train_examples=8,
+        dataset__max_validation_examples=8,
+        model__name="folder",
+        model__folder=str(folder),
+    )
+    project.check("dvc", "repro", "finetune")
+    model = project.folder / "models/fp32/model.safetensors"
+    logs = project.folder / "metrics/finetune/metrics.json"
+    right = (project.folder / "params.yaml").read_bytes()
+    for values, says in (
+        ({"windows__max_length": 1000}, "windows.max_length: found 1000; this model does not read"),
+        ({"train__batch_size": 0}, "train.batch_size: found 0"),
+    ):
+        project.set(**values)
+        done = project.run("dvc", "repro")
+        assert done.returncode != 0
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith(f"error: params.yaml: {says}")
+        assert "Traceback" not in done.stderr
+        assert ran(done.stdout) == ["check_params"]
+        assert model.is_file()
+        assert logs.is_file()
+        (project.folder / "params.yaml").write_bytes(right)
+    # Another parameter of a later stage is checked, and runs no stage that does not read it.
+    project.set(evaluate__max_f1_drop=4.0)
+    assert ran(project.check("dvc", "repro", "finetune")) == ["check_params"]
+
+
+def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = read_params(ROOT / "params.yaml")
+    for module in ("qa.checks", "qa.training"):
+        monkeypatch.setattr(f"{module}.has_bf16", lambda: False)
+    check_machine(params)
+    for section in ("infer", "evaluate", "finetune", "train"):
+        changed = getattr(params, section).model_copy(update={"precision": "bf16"})
+        with pytest.raises(
+            UserError, match=rf"{section}\.precision: found 'bf16'.* lacks; set fp32"
+        ):
+            check_machine(params.model_copy(update={section: changed}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "says"),
+    [
+        (BertConfig, {}, None),
+        (BertConfig, {"epochs": 0.0}, r"finetune\.epochs: found 0, but the model's .* head is new"),
+        (AlbertConfig, {}, r"calibrate\.s\w+_channels: the .*layers of this albert"),
+    ],
+)
+def test_the_recipe_is_tried_on_the_model(
+    tokenizer: Any, kind: type[PretrainedConfig], values: dict[str, Any], says: str | None
+) -> None:
+    model = AutoModelForQuestionAnswering.from_config(
+        kind(**SIZES | {"embedding_size": 16, "max_position_embeddings": 512}),
+        trust_remote_code=False,
+        attn_implementation="eager",
+    ).eval()
+    params = read_params(ROOT / "params.yaml")
+    finetune = params.finetune.model_copy(update=values)
+    params = params.model_copy(update={"finetune": finetune})
+    with nullcontext() if says is None else pytest.raises(UserError, match=says):
+        check_model(model, tokenizer, params, has_head=False)
+
+
+CONTEXT = "Ada lived in London."
+ANSWERED: dict[str, Any] = {
+    "id": "a",
+    "question": "Where?",
+    "answers": [{"text": "London", "answer_start": 13}],
+}
+MISPLACED: dict[str, Any] = {
+    "id": "b",
+    "question": "Where?",
+    "answers": [{"text": "London", "answer_start": 12}],
+}
+UNANSWERED: dict[str, Any] = {"id": "c", "question": "Where?", "answers": [], "is_impossible": True}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "values", "says"),
+    [
+        (
+            [ANSWERED, MISPLACED],
+            [ANSWERED],
+            {},
+            "train.json: question b: answer 'London' is not at answer_start 12, where the context"
+            " has ' Londo'; fix it, or leave such questions out: set dataset.on_bad_answer=drop",
+        ),
+        (
+            [ANSWERED, UNANSWERED],
+            [ANSWERED],
+            {},
+            "train.json: 1 of 2 questions have no answer; set",
+        ),
+        (
+            [ANSWERED],
+            [UNANSWERED],
+            {},
+            "validation.json: 1 of 1 questions have no answer; set decod",
+        ),
+        ([ANSWERED], [ANSWERED], {}, "validation.json: the same questions as in "),
+        ([MISPLACED], [ANSWERED], {"dataset__on_bad_answer": "drop"}, "train.json: question b: "),
+    ],
+)
+def test_bad_data_is_refused_when_it_comes_in(
+    project: Project,
+    train: list[dict[str, Any]],
+    validation: list[dict[str, Any]],
+    values: dict[str, Any],
+    says: str,
+) -> None:
+    done = _download_dataset(project, train, validation, **values)
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (project.folder / "models/fp32").exists()
+    assert not (project.folder / "data/squad").exists()
+
+
+def test_bad_answers_are_left_out_and_listed_on_request(project: Project) -> None:
+    values = {"dataset__on_bad_answer": "drop", "decoding__version_2_with_negative": True}
+    train, validation = [ANSWERED, MISPLACED, UNANSWERED], [ANSWERED]
+    done = _download_dataset(project, train, validation, **values)
+    assert done.returncode == 0, done.stderr
+    assert "train: 2 of 2 questions\ntrain: 1 left out: data/squad/dropped.jsonl" in done.stdout
+    assert "validation: 1 left out" not in done.stdout
+    folder = project.folder / "data/squad"
+    assert [example.id for example in read_examples(folder / "train.jsonl")] == ["a", "c"]
+    (dropped,) = map(json.loads, (folder / "dropped.jsonl").read_text("utf-8").splitlines())
+    assert (dropped["split"], dropped["question"]) == ("train", "b")
+    assert "is not at answer_start 12" in dropped["reason"]
+    done = _download_dataset(project, [ANSWERED, UNANSWERED], [ANSWERED], **values)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["train.jsonl", "validation.jsonl"]
+
+
+def _download_dataset(
+    project: Project, train: list[dict[str, Any]], validation: list[dict[str, Any]], **values: Any
+) -> CompletedProcess[str]:
+    for split, qas in (("train", train), ("validation", validation)):
+        data = [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]
+        (project.folder / f"{split}.json").write_text(json.dumps({"data": data}), "utf-8")
+    project.set(
+        dataset__name="files",
+        dataset__train_file="train.json",
+        dataset__validation_file="validation.json",
+        **values,
+    )
+    return project.run("python", "stages/download_dataset.py")
+
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+}
 
 
 @pytest.mark.parametrize(
@@ -196,16 +357,10 @@ def test_a_model_that_cannot_run_is_one_line(
 def test_a_model_is_tried_on_the_longest_window(
     tokenizer: Any, kind: type[PretrainedConfig], changes: dict[str, int], says: str | None
 ) -> None:
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "vocab_size": tokenizer.backend.get_vocab_size(),
-        "max_position_embeddings": 64,
-        "type_vocab_size": 2,
-    }
-    model = AutoModelForQuestionAnswering.from_config(kind(**sizes | changes)).eval()
+    sizes = SIZES | {"max_position_embeddings": 64}
+    model = AutoModelForQuestionAnswering.from_config(
+        kind(**sizes | changes), trust_remote_code=False
+    ).eval()
     windows = Windows(max_length=60, doc_stride=8, max_question_length=16)
     unlimited = replace(tokenizer, model_max_length=10**30)
     with nullcontext() if says is None else pytest.raises(UserError, match=says):
