@@ -8,22 +8,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, run
+from qa.errors import run
 from qa.intake import build_checkpoint, is_checkpoint_file
 from qa.outputs import whole_folder
 from qa.params import read_params
-
-EMBEDDED = "models/minilm-squad"
 
 
 def main() -> None:
     params = read_params()
     model = params.model
-    if model.name == "minilm-squad" and model.folder != EMBEDDED:
-        raise UserError(
-            "params.yaml: model.name: found 'minilm-squad' with a folder of your own;"
-            " set model.name=folder to use it"
-        )
     with whole_folder(Path("models/base")) as out:
         if model.name == "minilm-squad":
             from qa.adapter import merge_adapter

@@ -226,13 +226,13 @@ def test_a_second_repro_runs_nothing(reproduced: Project) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"infer__provider": "CPUExecutionProvider"}, ["infer"]),
+        ({"infer__provider": "CPUExecutionProvider"}, ["check_params", "infer"]),
         (
             {"calibrate__smooth_quant_alpha": 0.8},
-            ["calibrate", "train", "export", "infer", "evaluate", "package"],
+            ["check_params", "calibrate", "train", "export", "infer", "evaluate", "package"],
         ),
-        ({"decoding__max_answer_length": 12}, ["infer", "evaluate", "package"]),
-        ({"evaluate__max_f1_drop": 30.0}, ["evaluate"]),
+        ({"decoding__max_answer_length": 12}, ["check_params", "infer", "evaluate", "package"]),
+        ({"evaluate__max_f1_drop": 30.0}, ["check_params", "evaluate"]),
     ],
 )
 def test_a_changed_parameter_reruns_what_it_must_and_no_more(
@@ -243,7 +243,7 @@ def test_a_changed_parameter_reruns_what_it_must_and_no_more(
 
 
 def test_another_learning_rate_leaves_the_calibration(retrained: Retrained) -> None:
-    assert retrained.ran == ["train", "export", "infer", "evaluate", "package"]
+    assert retrained.ran == ["check_params", "train", "export", "infer", "evaluate", "package"]
 
 
 def test_repro_by_force_leaves_the_lock_as_it_was(unchanged: Project) -> None:
@@ -356,7 +356,7 @@ def test_a_broken_input_is_one_line_and_loses_nothing(unchanged: Project) -> Non
 def test_an_experiment_varies_parameters(unchanged: Project) -> None:
     """`dvc exp run -S`, and by the queue, in a copy of the workspace."""
     output = unchanged.check("dvc", "exp", "run", "-S", "infer.provider=CPUExecutionProvider")
-    assert ran(output) == ["infer"]
+    assert ran(output) == ["check_params", "infer"]
     unchanged.git("checkout", "-q", "--", ".")
     unchanged.check(
         "dvc", "exp", "run", "--queue", "--name", "short", "-S", "decoding.max_answer_length=4"
