@@ -60,6 +60,7 @@ def download_model(name: str, revision: str | None, is_needed: Callable[[str], b
         lambda: snapshot_download(
             name, revision=revision, allow_patterns=files, etag_timeout=TIMEOUT_S
         ),
+        found=True,
     )
     return Path(folder)
 
@@ -80,7 +81,10 @@ def download_dataset(
     """
     _pinned(HfApi().dataset_info, "dataset", name, revision)
     splits = _reported(
-        "dataset", name, lambda: load_dataset(name, revision=revision, trust_remote_code=False)
+        "dataset",
+        name,
+        lambda: load_dataset(name, revision=revision, trust_remote_code=False),
+        found=True,
     )
     for split in ("train", "validation"):
         if split not in splits:
@@ -109,8 +113,19 @@ def _pinned(lookup: Callable[..., Any], section: str, name: str, revision: str |
     return info
 
 
-def _reported(section: str, name: str, call: Callable[[], Any], revision: str | None = None) -> Any:
-    """Run a call to the hub and word what went wrong."""
+def _reported(
+    section: str,
+    name: str,
+    call: Callable[[], Any],
+    revision: str | None = None,
+    *,
+    found: bool = False,
+) -> Any:
+    """Run a call to the hub and word what went wrong.
+
+    Args:
+        found: whether the hub was reached before, and has what is asked for.
+    """
     where = f"params.yaml: {section}.name: {name}"
     try:
         return call()
@@ -128,9 +143,10 @@ def _reported(section: str, name: str, call: Callable[[], Any], revision: str | 
         if isinstance(error, HfHubHTTPError):
             code = error.response.status_code if error.response is not None else "no status"
             raise UserError(f"{where}: {ENDPOINT} answered {code}; try again later") from None
-        if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.ReadTimeout)):
+        if found:
             raise UserError(
-                f"{where}: {ENDPOINT} stopped in the middle; run it again, it goes on from there"
+                f"{where}: {ENDPOINT} stopped answering in the middle of a download; run it again,"
+                " what has come is kept"
             ) from None
         raise UserError(
             f"{where}: cannot reach {ENDPOINT}; check the network and HF_ENDPOINT, or use a local"

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on loopback: enough of its API for huggingface_hub and datasets.
 
 Serves repository info, file trees and files of the repositories it is given, at their commits, and
-the error codes that the hub's clients tell apart.
+the error codes that the hub's clients tell apart. On request it breaks off in the middle of a file.
 """
 
 from __future__ import annotations
@@ -10,19 +10,29 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Repositories = dict[tuple[str, str], dict[str, dict[str, bytes]]]
 """(`models` or `datasets`, id) to commit to path to content; the last commit is `main`."""
 
 
+Break = Literal["close", "stall"]
+"""In the middle of a file: to close the connection, or to send no more."""
+
+
 @contextmanager
-def hub(repositories: Repositories) -> Iterator[str]:
-    """Serve repositories on a free port; yields the address for HF_ENDPOINT."""
+def hub(repositories: Repositories, breaks: Sequence[Break] = ()) -> Iterator[str]:
+    """Serve repositories on a free port; yields the address for HF_ENDPOINT.
+
+    Args:
+        breaks: how the sending of tensor files ends, one after the other; the rest arrive whole.
+    """
+    to_come = list(breaks)
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -36,7 +46,15 @@ def hub(repositories: Repositories) -> Iterator[str]:
                 self.send_header(key, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if self.command != "HEAD":
+            if self.command == "HEAD":
+                return
+            if to_come and urlsplit(self.path).path.endswith(".safetensors"):
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                if to_come.pop(0) == "stall":
+                    over.wait()
+                self.close_connection = True
+            else:
                 self.wfile.write(body)
 
         def missing(self, code: str) -> None:
@@ -85,7 +103,13 @@ def hub(repositories: Repositories) -> Iterator[str]:
                     return self.missing("EntryNotFound")
                 content = files[file[4]]
                 etag = hashlib.sha256(content).hexdigest()
-                return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
+                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+                span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                if span is None:
+                    return self.answer(200, content, headers)
+                first, size = int(span[1]), len(content)
+                headers["Content-Range"] = f"bytes {first}-{size - 1}/{size}"
+                return self.answer(206, content[first:], headers)
             if what == "tree":
                 under = (under or "").strip("/")
                 entries = [e for e in entries_of(files) if e["path"].startswith(under)]
@@ -103,6 +127,7 @@ def hub(repositories: Repositories) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()

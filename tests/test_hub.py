@@ -15,6 +15,7 @@ from qa.squad import read_examples, read_squad_json
 from tests.conftest import ROOT, Project
 from tests.hub_server import hub
 
+BUILT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 OLD, NEW = "a" * 40, "b" * 40
 MODEL, DATASET = "someone/tiny-squad", "someone/squad"
 
@@ -58,7 +59,9 @@ def endpoint(tiny_model: Path) -> Iterator[str]:
     model = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
     old = {
         **model,
-        "config.json": json.dumps({**json.loads(model["config.json"]), "x": 1}).encode(),
+        "config.json": json.dumps(
+            {**json.loads(model["config.json"]), "layer_norm_eps": 1e-7}
+        ).encode(),
     }
     without = {name: data for name, data in model.items() if name != "model.safetensors"}
     data = {
@@ -94,15 +97,12 @@ def test_a_model_comes_at_its_commit(project: Project, endpoint: str, tiny_model
     code, _, error = run_stage(project, "download_model", endpoint)
     assert code == 0, error
     base = project.folder / "models/base"
-    assert json.loads((base / "config.json").read_text())["x"] == 1
+    assert json.loads((base / "config.json").read_text())["layer_norm_eps"] == 1e-7
     tensors = load_file(base / "model.safetensors")
     wanted = load_file(tiny_model / "model.safetensors")
     assert tensors.keys() == wanted.keys()
     assert all((tensors[key] == wanted[key]).all() for key in wanted)
-    names = {file.name for file in base.iterdir()}
-    assert {"tokenizer.json", "tokenizer_config.json"} <= names
-    assert "pytorch_model.bin" not in names
-    assert ".cache" not in names
+    assert {file.name for file in base.iterdir()} == BUILT
 
 
 def test_a_data_set_comes_at_its_commit(project: Project, endpoint: str) -> None:
@@ -189,3 +189,56 @@ def test_an_unreachable_hub_is_one_line(project: Project, stage: str) -> None:
     assert code == 1
     assert "cannot reach http://127.0.0.1:9; check the network and HF_ENDPOINT" in error
     assert error.count("\n") == 1
+
+
+def test_a_hostile_repository_writes_nothing_of_its_own(
+    project: Project, tmp_path: Path, tiny_model: Path
+) -> None:
+    escape = "../../../../escaped"
+    model = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    described = json.loads(model["tokenizer_config.json"])
+    described["chat_template"] = [{"name": escape, "template": "stranger"}]
+    hostile = {
+        **model,
+        "tokenizer_config.json": json.dumps(described).encode(),
+        f"additional_chat_templates/{escape}.jinja": b"stranger",
+        "additional_chat_templates/more.jinja": b"stranger",
+        "chat_template.jinja": b"stranger",
+        "tokenizer/tokenizer.json": b"stranger",
+        "stranger.py": b"stranger",
+        "model.safetensors/escaped": b"stranger",
+        f"{escape}.safetensors": b"stranger",
+        "pytorch_model.bin": b"stranger",
+    }
+    project.set(model__name=MODEL, model__revision=NEW)
+    with hub({("models", MODEL): {NEW: hostile}}) as endpoint:
+        code, _, error = run_stage(project, "download_model", endpoint)
+    assert code == 0, error
+    base = project.folder / "models/base"
+    assert {file.name for file in base.iterdir()} == BUILT
+    assert {path for path in tmp_path.rglob("*") if "escaped" in path.name} == set()
+    fetched = {path.name for path in project.folder.glob(".hf/hub/*/snapshots/*/*")}
+    assert fetched == BUILT
+
+
+def test_a_download_that_breaks_off_goes_on(
+    project: Project, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    project.set(model__name=MODEL, model__revision=NEW)
+    project.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"
+    base = project.folder / "models/base"
+    with hub({("models", MODEL): {NEW: model}}, ["close", "stall"]) as endpoint:
+        code, _, error = run_stage(project, "download_model", endpoint)
+        assert code == 1
+        assert error.splitlines()[-1] == (
+            f"error: params.yaml: model.name: {MODEL}: {endpoint} stopped answering in the middle"
+            " of a download; run it again, what has come is kept"
+        )
+        assert not base.exists()
+        # The client of the hub waits for its time-out, and asks for the rest.
+        code, _, error = run_stage(project, "download_model", endpoint)
+        assert code == 0, error
+    wanted = load_file(tiny_model / "model.safetensors")
+    tensors = load_file(base / "model.safetensors")
+    assert all((tensors[key] == wanted[key]).all() for key in wanted)
