@@ -49,15 +49,21 @@ def allowed(params: dict[str, dict[str, Any]]) -> bool:
     return fits and not (bf16 and (infer["provider"].startswith("CPU") or not has_bf16()))
 
 
-def write_table(path: Path, source: Path, rows: int) -> None:
-    """Write contexts and questions of SQuAD JSON, again and again; no two rows are equal."""
+def write_table(path: Path, source: Path, rows: int, characters: int | None = None) -> None:
+    """Write contexts and questions of SQuAD JSON, again and again; no two rows are equal.
+
+    Args:
+        characters: of a context, at the most.
+    """
     examples = read_squad_json(source)
     with path.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["Context", "Question", "Note"])
         for number in range(rows):
             example = examples[number % len(examples)]
-            writer.writerow([f"{number}. {example.context}", example.question, f"={number}"])
+            writer.writerow(
+                [f"{number}. {example.context[:characters]}", example.question, f"={number}"]
+            )
 
 
 @dataclass
@@ -81,9 +87,9 @@ class Tables:
         sample = self.project / "data/sample/validation.json"
         self.folder.mkdir()
         self.tables = []
-        for rows in (40, 300, 2500):
+        for rows, characters in ((40, None), (250, None), (2200, 150)):  # the last has two chunks
             path = self.folder / f"{rows}.csv"
-            write_table(path, sample, rows)
+            write_table(path, sample, rows, characters)
             self.tables.append(path)
         self.settings: list[dict[str, dict[str, Any]]] = []
         while len(self.settings) < DRAWN:
@@ -129,7 +135,9 @@ class Tables:
     def bad_tables(self) -> None:
         """A table that somebody spoilt is answered or refused in one line."""
         place = self._place(self.tables[0], self._params())
-        good = (place / "input.csv").read_bytes()[: self.draw.choice([3000, 20_000])]
+        sample = self.project / "data/sample/validation.json"
+        write_table(place / "input.csv", sample, self.draw.choice([1, 10]))
+        good = (place / "input.csv").read_bytes()
         for _ in range(4):
             (place / "output.csv").write_text(FORMER, encoding="utf-8")
             (place / "input.csv").write_bytes(scramble(good, self.draw))
