@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from qa.checkpoints import torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.logits import Logits, run_windows
-from qa.outputs import whole_file, write_json
+from qa.outputs import hash_file, whole_file, write_json
 from qa.params import Finetune, Train
 from qa.processor import has_bf16
 from qa.squad import Example
@@ -45,6 +45,10 @@ from qa.squad import Example
 CHECKPOINTS = Path("models/checkpoints")
 """Where unfinished training keeps its checkpoints: outside every stage's outputs, because DVC
 removes those before it runs a stage. Emptied when the training ends."""
+
+SEAL = "hashes.json"
+"""The hash of each file of a checkpoint, written when all are there: without it, or with another
+file than it names, the checkpoint is not whole."""
 
 LOGGED = ("loss", "learning_rate")
 """What DVCLive plots by step; both appear under these names in the Trainer's own log."""
@@ -142,7 +146,7 @@ def train(
             seed=params.seed,
             save_strategy="steps",
             save_steps=params.save_steps,
-            save_total_limit=1,
+            save_total_limit=2,  # the one before, should the last not be whole
             logging_steps=params.logging_steps,
             logging_first_step=True,
             remove_unused_columns=False,
@@ -151,14 +155,11 @@ def train(
         ),
         data_collator=_Collator(pad_token_id),
         train_dataset=list(windows),
-        callbacks=[_LiveCallback(logs)],
+        callbacks=[_LiveCallback(logs), _SealCallback()],
     )
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
-    with warnings.catch_warnings():
-        # The Trainer tells of file systems without modification times, which change nothing here.
-        warnings.filterwarnings("ignore", message="mtime may not be reliable")
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
 
@@ -171,15 +172,15 @@ def teacher_logits(
     Args:
         checkpoints: folder of the run, which must be named after teacher and windows.
     """
-    file = checkpoints / "teacher.npy"
-    if file.is_file():
-        both = np.load(file)
-    else:
+    file = checkpoints / "teacher.npz"
+    try:
+        both = np.load(file)["both"]  # a zip archive, whose checksum tells what is not whole
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         with tqdm(total=windows[-1].example + 1, desc="teacher", unit="question") as bar:
             computed = run_windows(torch_forward(model), windows, pad_token_id, bar.update)
         both = np.concatenate([np.stack([logits.start, logits.end]) for logits in computed], axis=1)
         with whole_file(file) as partial, partial.open("wb") as out:
-            np.save(out, both)
+            np.savez(out, both=both)
     stops = np.cumsum([len(window) for window in windows])
     return [Logits(start, end) for start, end in np.split(both, stops[:-1], axis=1)]
 
@@ -190,16 +191,21 @@ def clear_checkpoints(checkpoints: Path) -> None:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: the Trainer writes trainer_state.json last."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-            continue
-        whole.append((int(path.name.rpartition("-")[2]), path))
-    return max(whole)[1] if whole else None
+    """The newest whole checkpoint; newer ones, which are not, are removed."""
+    steps = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    for _, path in sorted(steps.items(), reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        hashes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return all(hash_file(checkpoint / name) == found for name, found in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 class _LengthGroupedSampler(Sampler[int]):
@@ -255,6 +261,10 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(item.window) for item in self.train_dataset]
         return _LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        # The oldest go by their step, not by their time: a clock may be set back.
+        super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)
 
     def compute_loss(
         self,
@@ -353,3 +363,13 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
         for name in LOGGED:
             self.live.log_metric(name, entry[name])
         self.live.make_summary()
+
+
+class _SealCallback(TrainerCallback):  # type: ignore[misc]
+    """Seals each checkpoint when it is written, see `SEAL`."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / SEAL, {file.name: hash_file(file) for file in sorted(folder.iterdir())})

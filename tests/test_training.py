@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from qa.outputs import fingerprint
 from qa.params import Finetune
 from qa.squad import read_squad_json
 from qa.training import (
+    SEAL,
     TrainingWindow,
     _LengthGroupedSampler,
+    _QATrainer,
     label_windows,
     log_no_steps,
     teacher_logits,
@@ -94,16 +98,106 @@ def test_a_run_cut_off_ends_as_an_uninterrupted_one(
         patch.setattr(Trainer, "training_step", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "cut", tiny_model, windows)
-    left = list((tmp_path / "cut/checkpoints/x/trainer").iterdir())
-    assert [path.name for path in left] == [f"checkpoint-{killed_at // 3 * 3}"]
+    kept = tmp_path / "cut/checkpoints/x/trainer"
+    assert {path.name for path in kept.iterdir()} == {
+        f"checkpoint-{step}" for step in range(3, killed_at, 3)
+    }
     # A checkpoint that was being written when the process died is not one.
-    (left[0].parent / "checkpoint-9").mkdir()
+    (kept / "checkpoint-9").mkdir()
 
     resumed = trained(tmp_path / "cut", tiny_model, windows)
     assert same(whole, resumed)
     assert logs(tmp_path / "whole") == logs(tmp_path / "cut")
     untrained, _ = load_model(tiny_model, dropout=True)
     assert not same(whole, untrained.state_dict())
+
+
+@pytest.fixture(scope="module")
+def cut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any) -> Path:
+    """What is left of a run that was killed after its second checkpoint, at step 6."""
+    folder: Path = tmp_path_factory.mktemp("cut")
+    step = Trainer.training_step
+
+    def killed(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "training_step", killed)
+        trained(folder, tiny_model, windows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uncut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any) -> Any:
+    """What the same run learns when nothing happens to it."""
+    return trained(tmp_path_factory.mktemp("uncut"), tiny_model, windows)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", SEAL]
+)
+@pytest.mark.parametrize("how", ["cut off", "zeros", "gone"])
+def test_a_checkpoint_that_is_not_whole_leaves_the_one_before(
+    tmp_path: Path,
+    tiny_model: Path,
+    windows: list[TrainingWindow],
+    cut: Path,
+    uncut: dict[str, torch.Tensor],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    how: str,
+) -> None:
+    """As a power cut, or a disk that was full, may leave it."""
+    shutil.copytree(cut, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "checkpoints/x/trainer/checkpoint-6" / name
+    size = file.stat().st_size
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: size // 2] + b"\0" * (size // 2 * (how == "zeros")))
+    assert same(uncut, trained(tmp_path, tiny_model, windows))
+    assert "resuming from step 3" in capsys.readouterr().out
+
+
+def test_with_no_whole_checkpoint_training_begins_afresh(
+    tmp_path: Path,
+    tiny_model: Path,
+    windows: list[TrainingWindow],
+    cut: Path,
+    uncut: dict[str, torch.Tensor],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(cut, tmp_path, dirs_exist_ok=True)
+    for checkpoint in (tmp_path / "checkpoints/x/trainer").iterdir():
+        (checkpoint / "model.safetensors").write_bytes(b"")
+    assert same(uncut, trained(tmp_path, tiny_model, windows))
+    assert "resuming" not in capsys.readouterr().out
+
+
+def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
+    tmp_path: Path,
+    tiny_model: Path,
+    windows: list[TrainingWindow],
+    cut: Path,
+    uncut: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(cut, tmp_path, dirs_exist_ok=True)
+    kept = tmp_path / "checkpoints/x/trainer"
+    for checkpoint in kept.iterdir():
+        os.utime(checkpoint, (2**32, 2**32))  # in the year 2106
+    names: list[set[str]] = []
+    rotate = _QATrainer._rotate_checkpoints
+
+    def watched(self: Any, *arguments: Any, **named: Any) -> None:
+        rotate(self, *arguments, **named)
+        names.append({path.name for path in kept.iterdir()})
+
+    monkeypatch.setattr(_QATrainer, "_rotate_checkpoints", watched)
+    assert same(uncut, trained(tmp_path, tiny_model, windows))
+    assert names == [{"checkpoint-6", "checkpoint-9"}]
 
 
 def test_the_log_holds_the_training_and_nothing_of_the_clock(
@@ -186,8 +280,16 @@ def test_the_teacher_is_asked_once(
     for a, b, c in zip(first, second, expected, strict=True):
         assert np.array_equal(a.start, b.start)
         assert np.array_equal(a.end, c.end)
-    (tmp_path / "teacher.npy").unlink()
-    assert not teacher_logits(model, plain, 0, tmp_path)[0].start.any()
+    whole = (tmp_path / "teacher.npz").read_bytes()
+    zeros = whole[:200] + b"\0" * (len(whole) - 400) + whole[-200:]
+    for damaged in (whole[:-1], whole[:100], zeros, b"", None):
+        if damaged is None:
+            (tmp_path / "teacher.npz").unlink()
+        else:
+            (tmp_path / "teacher.npz").write_bytes(damaged)
+        assert not teacher_logits(model, plain, 0, tmp_path)[0].start.any()
+        (tmp_path / "teacher.npz").write_bytes(whole)
+        assert teacher_logits(model, plain, 0, tmp_path)[0].start.any()
 
 
 def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
