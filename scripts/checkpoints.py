@@ -2,7 +2,7 @@
 
 python scripts/checkpoints.py watch      every 30 s, and once more when it is told to end
 python scripts/checkpoints.py restore    fetches the newest checkpoint of every run
-A checkpoint is whole when it has trainer_state.json, which is written, and sent, last.
+A checkpoint is whole when it has hashes.json (`qa.training.SEAL`), which is written, and sent, last.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from qa.storage import one_line
 CHECKPOINTS = Path("models/checkpoints")
 PREFIX = "checkpoints/"
 INTERVAL = 30.0  # seconds
-LAST = "trainer_state.json"
+LAST = "hashes.json"
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def mirror(client: ContainerClient, ours: set[str]) -> None:
 
 def _whole_files(run_folder: Path) -> list[Path]:
     """The files to send, in the order to send them."""
-    files = sorted(run_folder.glob("*.npy"))
+    files = sorted(run_folder.glob("*.npz"))
     for state in sorted(run_folder.glob(f"trainer/checkpoint-*/{LAST}")):
         files += sorted(file for file in state.parent.iterdir() if file.name != LAST)
         files.append(state)

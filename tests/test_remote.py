@@ -338,14 +338,14 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
     cloud.check("python", "scripts/remote.py", "--container", "checkpoints")
     run_folder = cloud.folder / "models/checkpoints/train/0123"
     for step, files in {
-        20: ["model.safetensors", "trainer_state.json"],
+        20: ["model.safetensors", "hashes.json"],
         40: ["optimizer.pt"],
     }.items():
         folder = run_folder / f"trainer/checkpoint-{step}"
         folder.mkdir(parents=True)
         for name in files:
             (folder / name).write_text(f"{step} {name}", encoding="utf-8")
-    (run_folder / "teacher.npy").write_bytes(b"teacher")
+    (run_folder / "teacher.npz").write_bytes(b"teacher")
 
     def mirror() -> None:
         watch = subprocess.Popen(
@@ -361,9 +361,9 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
     assert "1 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
     files = sorted(str(f.relative_to(run_folder)) for f in run_folder.rglob("*") if f.is_file())
     assert files == [
-        "teacher.npy",
+        "teacher.npz",
+        "trainer/checkpoint-20/hashes.json",
         "trainer/checkpoint-20/model.safetensors",
-        "trainer/checkpoint-20/trainer_state.json",
     ]
     assert "0 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
 
