@@ -156,7 +156,8 @@ def check_output(output: Path) -> None:
             outside the project.
     """
     place = Path(os.path.realpath(output))  # resolve() fails on a loop of links
-    if {".git", ".dvc"} & set(place.parts):
+    # From here: an experiment's copy of the project itself lies in a folder of DVC.
+    if {".git", ".dvc"} & set(Path(os.path.relpath(place)).parts):
         raise UserError(f"infer.output: {output} is in a folder of git or DVC; name another file")
     root = os.environ.get("DVC_ROOT")
     if root is not None and not place.is_relative_to(os.path.realpath(root)):

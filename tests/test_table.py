@@ -365,6 +365,13 @@ def test_an_output_that_dvc_or_git_would_lose_is_refused_before_the_work(
     check_output(Path("new.csv"))
     with pytest.raises(UserError, match="is outside the project"):
         check_output(Path("../output.csv"))
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/x"  # as `dvc exp run --temp` makes one
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    check_output(Path("data/output.csv"))
+    with pytest.raises(UserError, match="is in a folder of git or DVC"):
+        check_output(Path(".dvc/config"))
 
 
 def test_an_input_that_is_no_file_is_named(tmp_path: Path) -> None:
