@@ -2,7 +2,7 @@
 
 python scripts/checkpoints.py watch      every 30 s, and once more when it is told to end
 python scripts/checkpoints.py restore    fetches the newest checkpoint of every run
-A checkpoint is whole when it has hashes.json (`qa.training.SEAL`), which is written, and sent, last.
+A checkpoint is whole with its hashes.json (`qa.training.SEAL`), which is written, and sent, last.
 """
 
 import argparse

@@ -274,7 +274,7 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_model(
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
-    state = f"models/checkpoints/{stage}/*/trainer/checkpoint-[23]/trainer_state.json"
+    state = f"models/checkpoints/{stage}/*/trainer/checkpoint-[23]/hashes.json"
     while not list(unchanged.folder.glob(state)):
         assert process.poll() is None, "the stage ended before it was killed"
         assert time.monotonic() < deadline
