@@ -61,3 +61,31 @@ def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(adapter, "ENCODER_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="no_such_package: not installed"):
         merge_adapter(tmp_path / "copy", tmp_path)
+
+
+@pytest.mark.parametrize("file", ADAPTER_FILES)
+@pytest.mark.parametrize("kept", [0, 100, -2])
+def test_a_truncated_adapter_is_one_line(tmp_path: Path, file: str, kept: int) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(FOLDER, folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"not the adapter of this project .*; restore it from git"):
+        merge_adapter(folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_the_embedded_model_is_built_of_the_same_four_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        merge_adapter(FOLDER, tmp_path / name)
+    one, two = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert one.keys() == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }

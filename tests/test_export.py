@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_a_quantized_model_is_saved_in_the_same_bytes(tmp_path: Path, quantized:
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "nncf.json"])
+@pytest.mark.parametrize("kept", [None, 0, 100, -1])
+def test_a_truncated_quantized_model_is_one_line(
+    tmp_path: Path, quantized: Path, file: str, kept: int | None
+) -> None:
+    folder = tmp_path / "ptq"
+    shutil.copytree(quantized, folder)
+    if kept is None:
+        (folder / file).unlink()
+    else:
+        content = (folder / file).read_bytes().rstrip()  # the JSON ends with a line feed
+        (folder / file).write_bytes(content[:kept])
+    with pytest.raises(UserError, match="run `dvc repro`") as error:
+        load_quantized(folder)
+    assert str(error.value).startswith(str(folder))
+
+
 def test_fast_quantizers_compute_the_same_and_give_place(
     quantized: Path, windows: list[Window]
 ) -> None:
@@ -157,7 +175,7 @@ def test_token_types_keep_their_embeddings(quantized: Path) -> None:
 
 
 def test_a_folder_that_is_not_one_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no nncf\.json in it; run `dvc repro`"):
+    with pytest.raises(UserError, match=r"nncf\.json: no such file; run `dvc repro`"):
         load_quantized(tmp_path)
     with pytest.raises(UserError, match=r"no model\.onnx in it"):
         onnx_forward(tmp_path, "CPUExecutionProvider", "fp32")
