@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
@@ -22,6 +21,19 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 class UserError(Exception):
     """Something a person can fix: the message is the one line they will read."""
+
+
+ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+"""What a script says when a signal ends it."""
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end a script without a word, as SIGTERM does, until `run` takes over.
+
+    To be called before a script imports what takes seconds, and would answer with a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -36,33 +48,59 @@ def run(main: Callable[[], None]) -> None:
         # A terminal or pipe without UTF-8 is shown `\xfc` in place of an error of its encoding.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    before = signal.signal(signal.SIGTERM, _terminate)
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Prints nothing: what it interrupts may be printing, which cannot be entered twice.
+        stopped.append(number)
+        if _imports(frame):  # where C code answers an exception with a traceback of its own
+            os.write(sys.stderr.fileno(), f"{ENDINGS[signal.Signals(number)]}\n".encode())
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    heard = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         main()
         sys.stdout.flush()
-    except UserError as error:
-        message = str(error)
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does: Python must not write to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        name = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-        message = f"{name}{error.strerror or error}"
-    except MemoryError as error:
-        message = f"memory ran out ({error})" if str(error) else "memory ran out"
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except _TerminatedError:
-        print("terminated", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    else:
-        return
+    except BaseException as error:
+        # A signal counts before the error: C code makes others of an exception that interrupts it.
+        if stopped or isinstance(error, KeyboardInterrupt):
+            number = signal.Signals(stopped[0]) if stopped else signal.SIGINT
+            print(ENDINGS[number], file=sys.stderr)
+            sys.exit(128 + number)
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output has gone, as `head` does: Python must not write to it again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        if (message := _message(error)) is None:
+            raise
+        print(f"error: {one_line(message)}", file=sys.stderr)
+        sys.exit(1)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in a frame."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _message(error: BaseException) -> str | None:
+    """What a person is told of an error; None for a defect."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        return f"{name}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({error})" if str(error) else "memory ran out"
+    return None
 
 
 def one_line(text: str) -> str:
@@ -87,12 +125,3 @@ def shown(value: object) -> str:
 def first_sentence(error: Exception) -> str:
     """The first sentence of a library's error message; some run to a page."""
     return " ".join(str(error).split()).partition(". ")[0][:200]
-
-
-class _TerminatedError(SystemExit):
-    """SIGTERM arrived."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> Any:
-    # Nothing is printed here: what this interrupts may be printing, which cannot be entered twice.
-    raise _TerminatedError(128 + number)

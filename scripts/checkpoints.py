@@ -13,9 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import UserError, end_quietly, run
+
+end_quietly()
+
 from azure.storage.blob import ContainerClient
 
-from qa.errors import UserError, run
 from qa.outputs import whole_file, whole_folder
 from qa.remote import open_remote, open_repo
 from qa.storage import one_line

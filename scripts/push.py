@@ -5,7 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, run
+from qa.errors import UserError, end_quietly, run
+
+end_quietly()
+
 from qa.remote import check_complete, open_repo, push
 
 

@@ -12,11 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qa.adapter import ENCODER_PACKAGE, encoder_folder
-from qa.errors import run
 from qa.intake import build_tokenizer
 from qa.outputs import whole_folder
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import UserError, end_quietly, run
+
+end_quietly()
+
 from dvc.repo import Repo
 from scmrepo.exceptions import InvalidRemote
 from scmrepo.git import Git
 
-from qa.errors import UserError, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
 from qa.registry import (

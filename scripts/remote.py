@@ -11,7 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import run
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.remote import REMOTE, open_repo
 from qa.storage import check_container, on_azure, open_container
 

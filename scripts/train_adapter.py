@@ -13,6 +13,10 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.adapter import (
     ADAPTER_FILES,
     ENCODER_PACKAGE,
@@ -23,7 +27,6 @@ from qa.adapter import (
 )
 from qa.checkpoints import torch_forward
 from qa.engine import Engine
-from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.intake import build_tokenizer
 from qa.metrics import exact_match_and_f1

@@ -10,7 +10,10 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import run
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.params import read_params
 
 TRAIN, VALIDATION = Path("data/squad/train.jsonl"), Path("data/squad/validation.jsonl")

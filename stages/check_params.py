@@ -9,9 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.checkpoints import load_model
 from qa.checks import check_machine, check_model
-from qa.errors import run
 from qa.features import load_tokenizer
 from qa.outputs import write_json
 from qa.params import read_params

@@ -9,7 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, run
+from qa.errors import UserError, end_quietly, run
+
+end_quietly()
+
 from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.squad import Fault, check_answerable, read_squad_json, subset, write_examples, write_faults

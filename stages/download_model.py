@@ -8,7 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import run
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.intake import build_checkpoint, is_checkpoint_file
 from qa.outputs import whole_folder
 from qa.params import read_params

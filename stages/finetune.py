@@ -8,8 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import fingerprint, whole_folder
 from qa.params import Windows, read_params

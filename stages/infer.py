@@ -11,7 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, run
+from qa.errors import UserError, end_quietly, run
+
+end_quietly()
+
 from qa.params import read_params
 
 MODEL = Path("models/onnx/int8")

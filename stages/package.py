@@ -10,8 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.errors import end_quietly, run
+
+end_quietly()
+
 from qa.card import make_card
-from qa.errors import run
 from qa.outputs import whole_folder
 from qa.params import read_params
 

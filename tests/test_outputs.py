@@ -249,6 +249,64 @@ def test_how_a_script_ends(code: str, status: int, error: str) -> None:
     assert (done.returncode, done.stderr) == (status, error)
 
 
+SLOW_IMPORT = """
+import sys
+sys.path.insert(0, "{folder}")
+from qa.errors import end_quietly, run
+end_quietly()
+{before}
+def main():
+    import slow
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("before", ["import slow", ""])
+def test_a_script_that_is_ended_while_it_imports_has_no_traceback(
+    tmp_path: Path, number: signal.Signals, before: str
+) -> None:
+    """At its top, or in its `main`, where C code would print one of its own."""
+    (tmp_path / "slow.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "script.py").write_text(SLOW_IMPORT.format(folder=ROOT, before=before))
+    signals = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, signals)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    if before:
+        assert (process.returncode, error) == (-number, "")
+    else:
+        word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+        assert (process.returncode, error) == (128 + number, f"{word}\n")
+
+
+def test_a_signal_counts_though_other_code_made_another_error_of_it() -> None:
+    program = """
+import os
+from qa.errors import run
+def main():
+    try:
+        os.kill(os.getpid(), 15)
+    except BaseException:
+        raise ImportError("initialization failed")
+run(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "terminated\n")
+
+
 def test_an_answer_is_printed_whatever_the_encoding() -> None:
     program = "from qa.errors import run\nrun(lambda: print('M\u00fcnchen'))"
     done = subprocess.run(
