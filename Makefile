@@ -7,7 +7,7 @@ VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .PHONY: repro test lint real hard grid benchmark benchmark-large remote push pull release versions \
-  azurite azure-check adapter lock clean
+  azurite azure-check adapter lock clean faults soak kills
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
@@ -140,3 +140,18 @@ lock: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) .venv-az
+
+# What a user sees of each fault that a test is marked with.
+faults: $(VENV)/installed
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -p tests.faults -m fault --faults docs/faults.md
+
+# Properties on 10,000 cases each, then hours of random kills, damage and bad input.
+HOURS ?= 1
+
+soak: $(VENV)/installed
+	$(IN_VENV) HYPOTHESIS_PROFILE=soak OMP_NUM_THREADS=1 python -m pytest -m hypothesis
+	$(IN_VENV) python -m tests.soak --hours $(HOURS)
+
+# One table of 20,000 rows, killed at 20 random points: what `make repro` left answers it.
+kills: $(VENV)/installed
+	$(IN_VENV) python -m tests.soak.kills

@@ -1,6 +1,6 @@
 """Hours of random kills, damage and bad input over tables, reproductions and experiments.
 
-python -m tests.soak --minutes 60
+python -m tests.soak --hours 1
 
 Works in copies of a small project that it reproduces first; takes them from `--base`, if one lies
 there. Ends with status 1 if anything was lost, if bytes differ from those of an undisturbed run, if
@@ -28,9 +28,9 @@ from tests.soak.tables import Tables
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Random kills, damage and bad input.")
-    parser.add_argument("--minutes", type=float, default=60, help="after the reproduction")
+    parser.add_argument("--hours", type=float, default=1, help="after the reproduction")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--report", type=Path, default=Path("soak.json"))
+    parser.add_argument("--report", type=Path, default=Path(".cache/soak.json"))
     parser.add_argument("--base", type=Path, help="a reproduced project; made if not there")
     parser.add_argument("--only", help="kinds of trials whose names have this in them")
     arguments = parser.parse_args()
@@ -43,6 +43,7 @@ def main() -> int:
         soak(root, report, arguments)
     except KeyboardInterrupt:
         print("ended early", flush=True)
+    arguments.report.parent.mkdir(exist_ok=True)
     report.write(arguments.report)
     print(f"{report}\n{arguments.report}")
     if report.faults:
@@ -74,7 +75,7 @@ def soak(root: Path, report: Report, arguments: argparse.Namespace) -> None:
     }
     """What is tried, with its share of the time."""
     spent = {kind: draw.random() for kind in kinds if (arguments.only or "") in kind.__qualname__}
-    end = time.monotonic() + arguments.minutes * 60
+    end = time.monotonic() + arguments.hours * 3600
     while time.monotonic() < end:
         kind = min(spent, key=lambda kind: spent[kind] / kinds[kind])
         begun = time.monotonic()
