@@ -42,11 +42,11 @@ def answer_one(
             raise UserError(
                 f"{name}: not UTF-8 at character {error.start}; set the terminal to UTF-8"
             ) from None
-    if len(context) > infer.max_context_characters:
-        raise UserError(
-            f"--context: {len(context)} characters, more than infer.max_context_characters"
-            f" ({infer.max_context_characters})"
-        )
+        if len(text) > infer.max_context_characters:
+            raise UserError(
+                f"{name}: {len(text)} characters, more than infer.max_context_characters"
+                f" ({infer.max_context_characters})"
+            )
     tokenizer = load_tokenizer(folder)
     forward = onnx_forward(folder, infer.provider, infer.precision, MODEL_CACHE)
     engine = Engine(forward, tokenizer, windows, decoding)
@@ -67,11 +67,11 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
     from tqdm import tqdm
 
     from qa.journal import Journal
-    from qa.outputs import fingerprint, resumable_file
-    from qa.table import answer_table, check_output, check_table
+    from qa.outputs import check_output, fingerprint, resumable_file
+    from qa.table import answer_table, check_table
 
     source, output = Path(infer.input), Path(infer.output)
-    check_output(output)
+    check_output(output, "infer.output")
     tokenizer = load_tokenizer(folder)
     with resumable_file(output) as unfinished:
         table = check_table(
@@ -86,9 +86,12 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
             )
             # Another processor, or another share of it, computes other last digits.
             identity = f"{made_by} {onnxruntime.__version__} {machine()} {sessions.processors_each}"
-            journal = stack.enter_context(Journal(unfinished / output.name, identity))
+            journal = stack.enter_context(Journal(unfinished, identity))
             if journal.outdated:
-                print(f"{output}: an unfinished run had another input, model or parameters: afresh")
+                print(
+                    f"{output}: what an unfinished run left is of another input, model, parameters,"
+                    " machine or version, or damaged: afresh"
+                )
             done = journal.progress.rows
             if done:
                 print(f"{output}: going on after row {done} of {table.rows}")
@@ -99,7 +102,7 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
             engine = Engine(forward, tokenizer, windows, decoding, sessions.count)
             written = answer_table(
                 table,
-                unfinished / output.name,
+                unfinished,
                 journal,
                 lambda chunks: engine.answer_chunks(chunks, bar.update),
                 escape_formulas=infer.escape_formulas,

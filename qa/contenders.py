@@ -131,11 +131,11 @@ class Project:
         from qa.table import answer_table, check_table
 
         engine = self._for_tables
-        with resumable_file(output) as folder:
+        with resumable_file(output) as unfinished:
             checked = check_table(table)
-            with Journal(folder / output.name, "") as journal:
+            with Journal(unfinished, "") as journal:
                 journaled = replace(engine, forward=journal.remember(engine.forward))
-                answer_table(checked, folder / output.name, journal, journaled.answer_chunks)
+                answer_table(checked, unfinished, journal, journaled.answer_chunks)
 
     @cached_property
     def _for_one(self) -> Engine:

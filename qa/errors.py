@@ -12,11 +12,15 @@ import re
 import reprlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+NAMED = 10
+"""Mistakes that one error names; of more it says how many."""
 
 
 class UserError(Exception):
@@ -119,7 +123,16 @@ def shown(value: object) -> str:
     """A value as a person finds it in a file of JSON or YAML, in few enough characters to read."""
     if value is None or isinstance(value, bool | float):
         return json.dumps(value)
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+
+
+def listed(first: Sequence[str], total: int) -> str:
+    """The first mistakes of many, at most `NAMED`, and how many more there are."""
+    more = [f"and {total - len(first)} more"] if total > len(first) else []
+    return "; ".join([*first, *more])
 
 
 def first_sentence(error: Exception) -> str:

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from qa.checkpoints import TOKENIZER_FILES, WEIGHTS_FILE, load_model
-from qa.errors import UserError, first_sentence
+from qa.errors import UserError, first_sentence, shown
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -192,7 +192,9 @@ def _read_config(source: Path, name: str) -> PretrainedConfig:
         or kind not in MODEL_FOR_MASKED_LM_MAPPING
         or kind().is_encoder_decoder
     ):
-        raise UserError(f"{name}: config.json: model_type {model_type} is not a BERT-like encoder")
+        raise UserError(
+            f"{name}: config.json: model_type {shown(model_type)} is not a BERT-like encoder"
+        )
     for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         if fields.get(key):
             raise UserError(f"{name}: config.json: {key} is set; it is not a BERT-like encoder")
@@ -202,7 +204,7 @@ def _read_config(source: Path, name: str) -> PretrainedConfig:
     except Exception as error:  # each class checks in its own way
         raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
     if not isinstance(config.vocab_size, int):
-        raise UserError(f"{name}: config.json: vocab_size: found {config.vocab_size!r}")
+        raise UserError(f"{name}: config.json: vocab_size: found {shown(config.vocab_size)}")
     return config
 
 
@@ -281,7 +283,7 @@ def _fields(
     for key, value in found.items():
         if not isinstance(value, kinds[key]):
             wanted = " or ".join(kind.__name__ for kind in kinds[key])
-            raise UserError(f"{where}: {key}: found {value!r}; it must be {wanted}")
+            raise UserError(f"{where}: {key}: found {shown(value)}; it must be {wanted}")
     return found
 
 

@@ -25,6 +25,9 @@ from qa.logits import Forward
 
 FILE = "journal.sqlite"
 
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLite's codes of a file that is not whole, not of it, or has other tables than ours."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -65,9 +68,11 @@ class Journal:
         self.outdated = False
         try:
             self.progress = self._open(identity)
-        except (sqlite3.DatabaseError, ValueError, TypeError):  # damaged, or of another version
-            with suppress(AttributeError):
-                self._database.close()
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode not in DAMAGED:
+                with self._explained():
+                    raise
+            self._database.close()
             for file in output.parent.glob(f"{FILE}*"):
                 file.unlink()
             self.outdated = True

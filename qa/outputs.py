@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 """What a file system without locks answers, as some network shares."""
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+WRITE_ERRORS = NO_SPACE | {errno.EFBIG, errno.EROFS}
+"""What writing a file gives, and reading one does not."""
 
 
 @contextmanager
@@ -61,17 +64,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_file(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` that survives a failure, for the next run to go on from.
+    """Yield a path to write to that survives a failure, for the next run to go on from.
 
-    The block writes the file into the folder under the name of `path`; when it ends, that file is
-    renamed onto `path` and the folder removed.
+    It lies in a folder of its own beside `path`, which may hold what the next run needs to know.
+    When the block ends, the file is renamed onto `path` and the folder removed.
 
     Raises:
         UserError: as in `whole_file`.
     """
     path = _regular(path)
     with _held(path, folder=True, keep=True) as partial:
-        yield partial
+        yield partial / path.name
         os.replace(partial / path.name, path)
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -93,7 +96,8 @@ def _regular(path: Path) -> Path:
 def _held(path: Path, *, folder: bool, keep: bool = False) -> Iterator[Path]:
     """Make and hold the place beside `path` where it is written.
 
-    The lock ends with the process. A failure removes the place, unless it is to `keep`.
+    The lock ends with the process. A failure removes the place, unless there is work in it to
+    `keep`.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -112,6 +116,9 @@ def _held(path: Path, *, folder: bool, keep: bool = False) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         elif not keep:
             partial.unlink(missing_ok=True)
+        else:
+            with suppress(OSError):
+                partial.rmdir()  # nothing is in it yet
         if explained is None:
             raise
         raise explained from None
@@ -204,15 +211,52 @@ def _about_disk(error: BaseException, path: Path) -> OSError | None:
     Writing gives no file name; libraries that write with code of their own raise errors of theirs.
     """
     if isinstance(error, OSError):
-        if error.filename is None and error.errno is not None:
-            return OSError(error.errno, os.strerror(error.errno), str(path))
-        return None
+        if error.filename is not None or error.errno is None:
+            return None
+        said = os.strerror(error.errno)
+        if error.errno in WRITE_ERRORS:
+            return OSError(error.errno, said, str(path))
+        return OSError(error.errno, f"{said} (while {path} was being written)")
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return None
     full = any(os.strerror(number) in str(error) for number in NO_SPACE)
     if full or not os.statvfs(path.parent).f_bavail:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return None
+
+
+def check_output(output: Path, key: str) -> None:
+    """Refuse an output that DVC would refuse after the work, or whose content would be lost.
+
+    Args:
+        key: the parameter that names it, for the message.
+
+    Raises:
+        UserError: git tracks the file, it belongs to git or DVC, or, in a run of DVC, it lies
+            outside the project.
+    """
+    place = Path(os.path.realpath(output))  # resolve() fails on a loop of links
+    # From here: an experiment's copy of the project itself lies in a folder of DVC.
+    if {".git", ".dvc"} & set(Path(os.path.relpath(place)).parts):
+        raise UserError(f"{key}: {output} is in a folder of git or DVC; name another file")
+    root = os.environ.get("DVC_ROOT")
+    if root is not None and not place.is_relative_to(os.path.realpath(root)):
+        raise UserError(
+            f"{key}: {output} is outside the project, where DVC tracks nothing; name a file inside"
+        )
+    try:
+        tracked = subprocess.run(  # noqa: S603
+            ["git", "ls-files", "--error-unmatch", "--", place.name],  # noqa: S607
+            cwd=place.parent,
+            capture_output=True,
+            check=False,
+        )
+    except OSError:  # no git here, or no folder: no file that it could track
+        return
+    if tracked.returncode == 0:
+        raise UserError(
+            f"{key}: git tracks {output}, which the answers would replace; name another file"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

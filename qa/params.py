@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from qa.errors import UserError, first_sentence, shown
+from qa.errors import NAMED, UserError, first_sentence, listed, shown
 
 PARAMS_FILE = Path("params.yaml")
 SAMPLE_FILES = ("data/sample/train.json", "data/sample/validation.json")
@@ -26,9 +26,6 @@ SPECIAL_TOKENS = 3
 
 UNKNOWN = {"extra_forbidden", "invalid_key"}
 """What pydantic calls a key that is none of the model's; the second is no text at all."""
-
-NAMED = 10
-"""Wrong keys that an error names; of more it says how many."""
 
 
 def _without_nul(name: str) -> str:
@@ -207,8 +204,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         wrong = [f"{key}: {what}" for key, what in _conflicts(params)]
         if not wrong:
             return params
-    more = [f"{len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-    raise UserError(f"{path}: " + "; also ".join(wrong[:NAMED] + more))
+    raise UserError(f"{path}: {listed(wrong[:NAMED], len(wrong))}")
 
 
 def _load(path: Path) -> dict[Any, Any]:

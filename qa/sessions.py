@@ -73,7 +73,7 @@ class Sessions:
         """Start the processes and load the model in each; further arguments as in `onnx_forward`.
 
         Args:
-            count: how many; `auto` for what the processors and the memory allow, see `_shares`.
+            count: how many; `auto` for what the processors and the memory allow.
 
         Raises:
             UserError: as `onnx_forward`, there are fewer processors than `count`, or a process
@@ -84,14 +84,17 @@ class Sessions:
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
         numbers = processors()
         if count == "auto":
-            count = _count(len(numbers), _memory_allows(folder / "model.onnx"))
+            # Memory bounds how many run and not what each computes on, of which answers depend.
+            most = max(1, _memory_allows(folder / "model.onnx"))
+            shares = _shares(numbers, _count(len(numbers)))[:most]
         elif count > len(numbers):
             raise UserError(
                 f"params.yaml: infer.sessions: found {count}; this process may use {len(numbers)}"
                 " processors: set auto or fewer"
             )
-        shares = _shares(numbers, count)
-        self.count = count
+        else:
+            shares = _shares(numbers, count)
+        self.count = len(shares)
         self.processors_each = len(shares[0])
         load = partial(onnx_forward, folder, provider, precision, cache)
         context = multiprocessing.get_context("spawn")
@@ -172,13 +175,9 @@ class Sessions:
         )
 
 
-def _count(processors: int, memory: int) -> int:
-    """How many sessions to run: as many as leave the fewest processors idle.
-
-    Args:
-        memory: how many there is memory for.
-    """
-    most = max(1, min(processors, MAX_SESSIONS, memory))
+def _count(processors: int) -> int:
+    """How many sessions share the processors: as many as leave the fewest of them idle."""
+    most = min(processors, MAX_SESSIONS)
     return max(range(1, most + 1), key=lambda n: (processors // n * n, n))
 
 

@@ -17,28 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qa.errors import UserError, shown
+from qa.errors import NAMED, UserError, listed, shown
+from qa.formats import other_format
 from qa.outputs import whole_file
-
-NAMED = 10
-"""Faults that an error names; of more it says how many."""
 
 AT_INTAKE = "fix it, or leave such questions out: set dataset.on_bad_answer=drop"
 """What to do about faults in what a person brought."""
-
-OTHER_KINDS = {
-    b"\xff\xfe": ("text in UTF-16", "save it as UTF-8"),
-    b"\xfe\xff": ("text in UTF-16", "save it as UTF-8"),
-    b"PAR1": ("a Parquet file", "write it as JSON Lines"),
-    b"ARROW1": ("an Arrow file", "write it as JSON Lines"),
-    b"PK\x03\x04": ("a zip archive", "unpack it"),
-    b"\x1f\x8b": ("compressed by gzip", "unpack it"),
-    b"BZh": ("compressed by bzip2", "unpack it"),
-    b"\xfd7zXZ": ("compressed by xz", "unpack it"),
-    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it"),
-    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
-}
-"""Files that people name by mistake, by their first bytes, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +153,8 @@ def _file_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not path.is_file():
         raise UserError(f"{path}: not a file; set the path of a SQuAD JSON file")
     content = path.read_bytes()
-    for start, (kind, remedy) in OTHER_KINDS.items():
-        if content.startswith(start):
-            raise UserError(f"{path}: {kind}; SQuAD JSON is expected: {remedy}")
+    if (found := other_format(content, "write it as SQuAD JSON or JSON Lines")) is not None:
+        raise UserError(f"{path}: {found}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -293,11 +276,9 @@ def _checked(
 
 
 def _refusal(source: str, faults: Sequence[Fault], total: int, remedy: str) -> str:
-    named = "; ".join(f"question {fault.question}: {fault.reason}" for fault in faults[:NAMED])
-    if len(faults) == 1:
-        return f"{source}: {named}; {remedy}"
-    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return f"{source}: {len(faults)} of {total} questions cannot be used: {named}{more}; {remedy}"
+    first = [f"question {fault.question}: {fault.reason}" for fault in faults[:NAMED]]
+    count = f"{len(faults)} of {total} questions cannot be used: " if len(faults) > 1 else ""
+    return f"{source}: {count}{listed(first, len(faults))}; {remedy}"
 
 
 class _UnusableError(Exception):

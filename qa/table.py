@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from qa.errors import UserError
+from qa.errors import NAMED, UserError, listed
+from qa.formats import LONGEST, other_format
 from qa.journal import Journal, Progress
 from qa.spans import Answer
 from qa.squad import Example
@@ -34,24 +34,12 @@ CHUNK_ROWS = 2048
 """Rows that are sorted by length together."""
 
 CHUNK_CHARACTERS = 2_000_000
-"""Characters of context after which a chunk ends, however few its rows: what bounds the memory."""
-
-NAMED_ROWS = 10
-"""Rows that cannot be answered which an error names, of all that it counts."""
+"""Characters after which a chunk ends, however few its rows: what bounds the memory."""
 
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  # full-width forms count as well
 """What a cell begins with that spreadsheets take for a formula (OWASP, CSV Injection)."""
 
 BOM = b"\xef\xbb\xbf"
-SIGNATURES = {
-    b"PK\x03\x04": "an Excel workbook or a zip archive; save it as CSV (UTF-8)",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV (UTF-8)",
-    b"PAR1": "Parquet; save it as CSV: pandas.read_parquet(...).to_csv(..., index=False)",
-    b"\x1f\x8b": "compressed by gzip; decompress it",
-    b"\xff\xfe": "UTF-16; save it as UTF-8",
-    b"\xfe\xff": "UTF-16; save it as UTF-8",
-}
-"""Files that are no text in UTF-8, by their first bytes."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,7 @@ def check_table(
     Args:
         on_error: `fail` refuses a table with rows that cannot be answered; `keep` lets them
             through, to be written with an empty answer and the reason in a column Error.
-        max_context_characters: a context of more cannot be answered.
+        max_context_characters: a context or a question of more cannot be answered.
 
     Raises:
         UserError: the file is missing or not CSV in UTF-8, a column is missing, twice there or
@@ -125,61 +113,26 @@ def check_table(
     state = _state(path)
     reserved = (*WRITTEN, ERROR) if on_error == "keep" else WRITTEN
     header: _Header | None = None
-    rows = 0
-    bad: list[str] = []
+    rows = bad = 0
+    named: list[str] = []
     for number, fields, hint in _records(path):
         if header is None:
             header = _header(path, fields, reserved)
             continue
         rows = number
         if (error := _error(header.names, fields, max_context_characters)) is not None:
-            bad.append(f"row {number}: {error}{hint}" if len(bad) < NAMED_ROWS else "")
+            bad += 1
+            if bad <= NAMED:
+                named.append(f"row {number}: {error}{hint}")
     if header is None:
         raise UserError(f"{path}: empty; expected a header with Context and Question")
     if bad and on_error == "fail":
-        count = f"{len(bad)} rows cannot be answered: " if len(bad) > 1 else ""
-        more = f"; and {len(bad) - NAMED_ROWS} more" if len(bad) > NAMED_ROWS else ""
-        them = "them" if len(bad) > 1 else "it"
+        count, them = (f"{bad} rows cannot be answered: ", "them") if bad > 1 else ("", "it")
         raise UserError(
-            f"{path}: {count}{'; '.join(filter(None, bad))}{more}; fix or drop {them}, or set"
-            " infer.on_error=keep"
+            f"{path}: {count}{listed(named, bad)}; fix or drop {them}, or set infer.on_error=keep"
         )
     names = [header.names[at] for at in header.order]
-    return Table(path, names, rows, len(bad), on_error, max_context_characters, state)
-
-
-def check_output(output: Path) -> None:
-    """Refuse an output that DVC would refuse after the work, or whose content would be lost.
-
-    Raises:
-        UserError: git tracks the file, it belongs to git or DVC, or, in a run of DVC, it lies
-            outside the project.
-    """
-    place = Path(os.path.realpath(output))  # resolve() fails on a loop of links
-    # From here: an experiment's copy of the project itself lies in a folder of DVC.
-    if {".git", ".dvc"} & set(Path(os.path.relpath(place)).parts):
-        raise UserError(f"infer.output: {output} is in a folder of git or DVC; name another file")
-    root = os.environ.get("DVC_ROOT")
-    if root is not None and not place.is_relative_to(os.path.realpath(root)):
-        raise UserError(
-            f"infer.output: {output} is outside the project, where DVC tracks nothing; name a file"
-            " inside"
-        )
-    if not place.exists():
-        return
-    try:
-        tracked = subprocess.run(  # noqa: S603
-            ["git", "ls-files", "--error-unmatch", "--", place.name],  # noqa: S607
-            cwd=place.parent,
-            capture_output=True,
-            check=False,
-        )
-    except OSError:  # no git here, and so no file of its own
-        return
-    if tracked.returncode == 0:
-        raise UserError(
-            f"infer.output: git tracks {output}, which the answers would replace; name another file"
-        )
+    return Table(path, names, rows, bad, on_error, max_context_characters, state)
 
 
 def answer_table(
@@ -227,12 +180,18 @@ def answer_table(
         for answers in answer_chunks(source):
             chunk = unanswered.popleft()
             frame = _frame(table, chunk, answers)
-            cells = _formulas(frame)
+            header = not progress.written
+            cells = _formulas(frame.itertuples(index=False, name=None))
+            cells += _formulas([table.names]) if header else 0
             if escape_formulas:
                 frame = frame.map(_escaped).rename(columns=_escaped)
-            file.write(_csv(frame, header=not progress.written))
+            file.write(_csv(frame, header=header))
             file.flush()
             os.fsync(file.fileno())  # before the journal counts on it
+            if _state(table.path) != table.state:  # before the journal counts on the answers
+                raise UserError(
+                    f"{table.path}: it changed while it was read; run the same command again"
+                )
             progress = Progress(
                 progress.chunks + 1,
                 progress.rows + len(chunk),
@@ -242,8 +201,6 @@ def answer_table(
             journal.advance(progress)
         if unanswered or next(source, None) is not None:
             raise RuntimeError(f"{table.path}: fewer answers than chunks")
-    if _state(table.path) != table.state:
-        raise UserError(f"{table.path}: it changed while it was read; run the same command again")
     return progress
 
 
@@ -274,12 +231,10 @@ def _csv(frame: pd.DataFrame, *, header: bool) -> bytes:
     return text.encode()
 
 
-def _formulas(frame: pd.DataFrame) -> int:
+def _formulas(rows: Iterable[Sequence[Any]]) -> int:
     """How many cells a spreadsheet would take for a formula."""
     return sum(
-        isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
-        for column in frame.itertuples(index=False, name=None)
-        for cell in column
+        isinstance(cell, str) and cell.startswith(FORMULA_STARTS) for row in rows for cell in row
     )
 
 
@@ -305,7 +260,7 @@ def _chunks(table: Table) -> Iterator[list[Row]]:
         padded = [*fields, *[""] * (len(header.names) - len(fields))]
         row = Row(number, [padded[at] for at in header.order], error)
         chunk.append(row)
-        characters += len(row.fields[0]) if error is None else 0
+        characters += sum(map(len, row.fields))
         if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters, empty = [], 0, False
@@ -330,7 +285,9 @@ def _records(path: Path) -> Iterator[tuple[int, list[str], str]]:
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise UserError(f"{path}: row {number}: {error}; fix its quotes") from None
+                if number:
+                    raise UserError(f"{path}: row {number}: {error}; fix its quotes") from None
+                raise UserError(f"{path}: the header: {error}{_no_csv(lines.last)}") from None
             except UnicodeDecodeError:
                 raise UserError(f"{path}: {_where_not_utf8(path)}") from None
             except OSError as error:  # which names no file when reading fails
@@ -346,10 +303,8 @@ def _records(path: Path) -> Iterator[tuple[int, list[str], str]]:
 def _opened(path: Path) -> Iterator[TextIOWrapper]:
     """Open a file as UTF-8, after its byte order marks; line ends as they are."""
     with path.open("rb") as content:
-        start = content.read(4)
-        for signature, kind in SIGNATURES.items():
-            if start.startswith(signature):
-                raise UserError(f"{path}: {kind}")
+        if (found := other_format(content.read(LONGEST), "save it as CSV (UTF-8)")) is not None:
+            raise UserError(f"{path}: {found}")
         marks = 0  # some programs add a second one to a file that has one
         content.seek(0)
         while content.read(len(BOM)) == BOM:
@@ -359,19 +314,24 @@ def _opened(path: Path) -> Iterator[TextIOWrapper]:
 
 
 class _Lines:
-    """Lines of a file, and whether lone carriage returns are among other line ends."""
+    """Lines of a file, and whether lone carriage returns are among other line ends.
+
+    Attributes:
+        last: the line that was read last.
+    """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
         self._number = 0
         self._lone = 0  # the last line that ended in one
         self._others = False
+        self.last = ""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        self.last = line = next(self._lines)
         self._number += 1
         if line.endswith("\r"):
             self._lone = self._number
@@ -428,9 +388,9 @@ def _error(names: Sequence[str], fields: Sequence[str], max_context_characters: 
         text = fields[at] if at < len(fields) else ""
         if not any(letter.isprintable() and not letter.isspace() for letter in text):
             return f"{column} is empty"
-        if column == "Context" and len(text) > max_context_characters:
+        if len(text) > max_context_characters:
             return (
-                f"Context has {len(text)} characters, more than infer.max_context_characters"
+                f"{column} has {len(text)} characters, more than infer.max_context_characters"
                 f" ({max_context_characters})"
             )
     if any("\0" in field for field in fields):

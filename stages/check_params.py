@@ -9,14 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
+from qa.errors import UserError, end_quietly, run
 
 end_quietly()
 
 from qa.checkpoints import load_model
 from qa.checks import check_machine, check_model
 from qa.features import load_tokenizer
-from qa.outputs import write_json
+from qa.outputs import check_output, write_json
 from qa.params import read_params
 
 BASE = Path("models/base")
@@ -25,6 +25,9 @@ BASE = Path("models/base")
 def main() -> None:
     params = read_params()
     check_machine(params)
+    check_output(Path(params.infer.output), "infer.output")
+    if not Path(params.infer.input).is_file():
+        raise UserError(f"params.yaml: infer.input: {params.infer.input} is no file; name a CSV")
     tokenizer = load_tokenizer(BASE)
     model, has_head = load_model(BASE, dropout=False)
     check_model(model, tokenizer, params, has_head=has_head)

@@ -17,7 +17,7 @@ import pytest
 
 from qa import outputs
 from qa.errors import UserError
-from qa.outputs import hash_file, resumable_file, whole_file, whole_folder, write_json
+from qa.outputs import check_output, hash_file, resumable_file, whole_file, whole_folder, write_json
 from tests.conftest import ROOT
 
 
@@ -48,18 +48,22 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def within(place: Path) -> Path:
+    """A file to write in the place that one of the writers yields."""
+    return place / "content" if place.is_dir() else place
+
+
 @pytest.mark.parametrize("writer", [whole_file, whole_folder, resumable_file])
 def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path, writer: Any) -> None:
     path = tmp_path / "out"
     with writer(path) as partial:
         with pytest.raises(UserError, match="out: another run is writing it"), writer(path):
             pass
-        kept = partial if partial.is_file() else partial / path.name
-        kept.write_text("of the first")
-    assert (path / "out" if path.is_dir() else path).read_text() == "of the first"
+        within(partial).write_text("of the first")
+    assert within(path).read_text() == "of the first"
     assert list(tmp_path.iterdir()) == [path]
     with writer(path) as partial:  # the lock has gone with the first
-        (partial if partial.is_file() else partial / path.name).write_text("of the second")
+        within(partial).write_text("of the second")
 
 
 def test_what_a_killed_run_left_is_not_in_the_next_output(tmp_path: Path) -> None:
@@ -79,13 +83,13 @@ def test_what_a_killed_run_left_is_not_in_the_next_output(tmp_path: Path) -> Non
 def test_a_resumable_file_keeps_what_a_failure_left(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("former")
-    with pytest.raises(ValueError, match="half way"), resumable_file(path) as folder:
-        (folder / "out").write_text("half")
+    with pytest.raises(ValueError, match="half way"), resumable_file(path) as partial:
+        partial.write_text("half")
         raise ValueError("half way")
     assert path.read_text() == "former"
-    with resumable_file(path) as folder:
-        assert (folder / "out").read_text() == "half"
-        (folder / "out").write_text("whole")
+    with resumable_file(path) as partial:
+        assert partial.read_text() == "half"
+        partial.write_text("whole")
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -96,9 +100,7 @@ def test_a_link_is_written_through_and_what_is_no_file_is_refused(
 ) -> None:
     def write(path: Path) -> None:
         with writer(path) as partial:
-            (partial if partial.is_file() else partial / partial.resolve().name[1:-8]).write_text(
-                "new"
-            )
+            partial.write_text("new")
 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/target").write_text("old")
@@ -165,7 +167,7 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_the_former(
                 raise
 
     with pytest.raises(OSError, match="No space left on device") as caught, writer(path) as partial:
-        fill(partial if partial.is_file() else partial / "out")
+        fill(within(partial))
     assert caught.value.errno == errno.ENOSPC
     assert str(caught.value.filename) == str(path)
     assert path.is_dir() or path.read_text() == "former"
@@ -210,6 +212,37 @@ def test_a_kill_at_any_point_leaves_a_whole_folder(tmp_path: Path, how: str) -> 
     with whole_folder(path) as partial:
         (partial / "d").write_text("")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_that_dvc_or_git_would_lose_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path / "project"], check=True)
+    monkeypatch.chdir(tmp_path / "project")
+    Path("notes.csv").write_text("edited")
+    subprocess.run(["git", "add", "notes.csv"], check=True)
+    for name in ("notes.csv", "../project/notes.csv"):
+        with pytest.raises(UserError, match=f"git tracks {name}, which the answers would replace"):
+            check_output(Path(name), "infer.output")
+    with pytest.raises(UserError, match="is in a folder of git or DVC"):
+        check_output(Path(".git/config"), "infer.output")
+    Path("new.csv").write_text("not added")
+    for name in ("new.csv", "absent/output.csv", "../output.csv"):
+        check_output(Path(name), "infer.output")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    check_output(Path("new.csv"), "infer.output")
+    Path("notes.csv").unlink()  # git tracks it still, and DVC would refuse it
+    with pytest.raises(UserError, match=r"git tracks notes\.csv"):
+        check_output(Path("notes.csv"), "infer.output")
+    with pytest.raises(UserError, match="is outside the project"):
+        check_output(Path("../output.csv"), "infer.output")
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/x"  # as `dvc exp run --temp` makes one
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    check_output(Path("data/output.csv"), "infer.output")
+    with pytest.raises(UserError, match="is in a folder of git or DVC"):
+        check_output(Path(".dvc/config"), "infer.output")
 
 
 def test_json_keeps_order_and_letters(tmp_path: Path) -> None:

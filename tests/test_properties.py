@@ -72,10 +72,10 @@ def test_a_table_comes_back_with_its_rows_its_order_and_its_further_columns(
         with path.open(encoding="utf-8", newline="") as lines:
             # Unquoted, a lone carriage return ends a row: what counts is what Python reads.
             _, *given_rows = csv.reader(lines, strict=True)
-        with resumable_file(output) as folder:
+        with resumable_file(output) as unfinished:
             table = check_table(path, on_error="keep")
-            with Journal(folder / output.name, "") as journal:
-                answer_table(table, folder / output.name, journal, cut)
+            with Journal(unfinished, "") as journal:
+                answer_table(table, unfinished, journal, cut)
         with output.open(encoding="utf-8", newline="") as lines:
             head, *found = csv.reader(lines, strict=True)
     assert head == [*header[:2], *WRITTEN, "Error", *header[2:]]

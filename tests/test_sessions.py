@@ -57,11 +57,21 @@ def test_the_processors_are_shared_out() -> None:
     assert _shares(range(5), 2) == [range(2), range(2, 4)]
 
 
-def test_sessions_are_as_many_as_leave_no_processor_idle_and_fit_the_memory() -> None:
+def test_sessions_are_as_many_as_leave_no_processor_idle() -> None:
     counts = {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 16: 4}
-    assert {processors: _count(processors, 99) for processors in counts} == counts
-    assert [_count(16, memory) for memory in (0, 1, 2, 3, 4)] == [1, 1, 2, 2, 4]
-    assert [_count(2, memory) for memory in (0, 1, 2)] == [1, 1, 2]
+    assert {processors: _count(processors) for processors in counts} == counts
+
+
+def test_short_memory_makes_fewer_sessions_of_the_same_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = []
+    for memory in (0, 10**13):
+        monkeypatch.setattr("qa.sessions.available_memory", lambda memory=memory: memory)
+        with Sessions(folder, PROVIDER, "fp32") as sessions:
+            assert sessions.count == (_count(cores()) if memory else 1)
+            shares.append(sessions.processors_each)
+    assert shares[0] == shares[1]
 
 
 def test_more_sessions_than_processors_are_refused(folder: Path) -> None:
@@ -76,7 +86,7 @@ def test_sessions_answer_as_one_does(
     forward = onnx_forward(folder, PROVIDER, "fp32")
     alone = Engine(forward, tokenizer, WINDOWS, DECODING).answer(EXAMPLES)
     with Sessions(folder, PROVIDER, "fp32", tmp_path / "cache") as sessions:
-        assert sessions.count == _count(cores(), 99)
+        assert sessions.count == _count(cores())
         engine = Engine(sessions.forward, tokenizer, WINDOWS, DECODING, sessions.count)
         together, again = engine.answer(EXAMPLES), engine.answer(EXAMPLES)
         processes = multiprocessing.active_children()
@@ -221,7 +231,7 @@ def test_ctrl_c_is_one_line(endless: subprocess.Popen[str], while_it_starts: boo
 def test_sessions_end_with_the_process_that_started_them(endless: subprocess.Popen[str]) -> None:
     assert endless.stdout is not None
     children = [int(word) for word in endless.stdout.readline().split()]
-    assert len(children) == _count(cores(), 99)
+    assert len(children) == _count(cores())
     endless.kill()
     endless.wait()
     deadline = time.monotonic() + 30
