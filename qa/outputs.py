@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,7 @@ from qa.errors import UserError
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 """What a file system without locks answers, as some network shares."""
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-WRITE_ERRORS = NO_SPACE | {errno.EFBIG, errno.EROFS}
+WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """What writing a file gives, and reading one does not."""
 
 
@@ -211,18 +211,29 @@ def _about_disk(error: BaseException, path: Path) -> OSError | None:
     Writing gives no file name; libraries that write with code of their own raise errors of theirs.
     """
     if isinstance(error, OSError):
-        if error.filename is not None or error.errno is None:
-            return None
-        said = os.strerror(error.errno)
-        if error.errno in WRITE_ERRORS:
-            return OSError(error.errno, said, str(path))
-        return OSError(error.errno, f"{said} (while {path} was being written)")
+        named = error.filename is not None or error.errno is None
+        return None if named else _naming(int(error.errno or 0), path)
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return None
-    full = any(os.strerror(number) in str(error) for number in NO_SPACE)
-    if full or not os.statvfs(path.parent).f_bavail:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    text = str(error)
+    if (found := re.search(r"\(os error (\d+)\)", text)) is not None:  # of code in Rust
+        return _naming(int(found[1]), path)
+    if not os.statvfs(path.parent).f_bavail:
+        return _naming(errno.ENOSPC, path)
+    for number in WRITE_ERRORS:
+        if os.strerror(number) in text:
+            return _naming(number, path)
+    if "inline_container.cc" in text:  # of torch.save, which does not tell what stopped it
+        return _naming(errno.EIO, path)
     return None
+
+
+def _naming(number: int, path: Path) -> OSError:
+    """An error of the operating system that names the file which is being written."""
+    said = os.strerror(number)
+    if number in WRITE_ERRORS:
+        return OSError(number, said, str(path))
+    return OSError(number, f"{said} (while {path} was being written)")
 
 
 def check_output(output: Path, key: str) -> None:

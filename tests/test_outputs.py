@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,29 @@ def test_an_output_that_dvc_or_git_would_lose_is_refused_before_the_work(
     check_output(Path("data/output.csv"), "infer.output")
     with pytest.raises(UserError, match="is in a folder of git or DVC"):
         check_output(Path(".dvc/config"), "infer.output")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("Error while serializing: I/O error: File too large (os error 27)", "File too large$"),
+        ("Input/output error (os error 5)", "Input/output error .while .*out was being written"),
+        (
+            "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534",
+            "while .*out was",
+        ),
+        ("a write failed: Read-only file system", "Read-only file system$"),
+    ],
+)
+def test_a_library_s_own_error_of_a_disk_is_one_of_the_system(
+    tmp_path: Path, words: str, says: str
+) -> None:
+    """As safetensors, tokenizers and torch.save raise theirs."""
+    with pytest.raises(OSError, match=r"\[Errno") as caught, whole_folder(tmp_path / "out"):
+        raise RuntimeError(words)
+    assert re.search(says, str(caught.value.strerror))
+    with pytest.raises(RuntimeError, match="another"), whole_folder(tmp_path / "out"):
+        raise RuntimeError("another kind of error")
 
 
 def test_json_keeps_order_and_letters(tmp_path: Path) -> None:
