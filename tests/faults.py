@@ -2,7 +2,7 @@
 
 `make faults` runs the marked tests with this as a plugin of pytest. A test is marked with what goes
 wrong, in words; `{name}` in them stands for a parameter of the test. What the user sees is what the
-test meets: a `UserError`, or a line `error: ...` of a command. Where it is neither, the mark says it.
+test meets: a `UserError`, or a line `error: ...` of a command. If it is neither, the mark says it.
 
     @pytest.mark.fault("a table with an empty question")
     @pytest.mark.fault("a kill in the middle of a table", sees="it goes on where it stopped")
@@ -77,7 +77,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if mark is None:
         return
     parameters = getattr(item, "callspec", None)
-    values = {key: _shown(value) for key, value in (parameters.params if parameters else {}).items()}
+    values = {
+        key: _shown(value) for key, value in (parameters.params if parameters else {}).items()
+    }
     fault = mark.args[0].format(**values)
     sees = mark.kwargs.get("sees") or "<br>".join(dict.fromkeys(map(_code, seen)))
     if not sees:
