@@ -29,7 +29,6 @@ Each row is a test: what is wrong, what the project says, and the test that hold
 traceback among them. `make faults` writes this page; paths are shortened.
 """
 TABLE = "\n| what is wrong | what you see | test |\n| --- | --- | --- |\n"
-LONGEST = 90
 
 rows: dict[str, list[tuple[str, str, str]]] = {}
 """Of each file of tests: the fault, what is seen of it, the test."""
@@ -77,13 +76,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if mark is None:
         return
     parameters = getattr(item, "callspec", None)
-    values = {
-        key: _shown(value) for key, value in (parameters.params if parameters else {}).items()
-    }
+    given = parameters.params if parameters else {}
+    values = {name: _shown(value) for name, value in given.items()}
     fault = mark.args[0].format(**values)
-    sees = mark.kwargs.get("sees") or "<br>".join(dict.fromkeys(map(_code, seen)))
-    if not sees:
+    sees = mark.kwargs.get("sees", None)
+    sees = sees.format(**values) if sees else "<br>".join(dict.fromkeys(map(_code, seen)))
+    if not sees and "sees" not in mark.kwargs:
         raise RuntimeError(f"{item.nodeid}: nothing was seen; say it in the mark")
+    if not sees:
+        return  # of this parameter nothing, and that is right
     test = item.nodeid.partition("[")[0]
     row = (fault, sees, test)
     of_file = rows.setdefault(test.partition("::")[0], [])
@@ -106,15 +107,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """A parameter as code."""
+    if not isinstance(value, str | bytes | int | float | list | dict | type(None)):
+        value = getattr(value, "__name__", value)
+    return _code(value if isinstance(value, str) and value.isprintable() else repr(value), 90)
 
 
-def _code(message: str) -> str:
-    """A message without the folders of this run."""
+def _code(text: str, longest: int = 400) -> str:
+    """Text as code, without the folders of this run, and not too long."""
     place = re.escape(tempfile.gettempdir())
-    short = re.sub(rf"{place}/(pytest-of-[^/]+/pytest-\d+/)?[^/\s:]+/", "", message)
-    return f"`{short.replace(f'{ROOT}/', '').replace('`', chr(39))}`"
+    text = re.sub(rf"{place}/(pytest-of-[^/]+/pytest-\d+/)?([^/\s:]+/)?", "", text)
+    text = re.sub(r"(.)\1{40,}", r"\1\1\1...", text.replace(f"{ROOT}/", "").replace("`", "'"))
+    return f"`{text[:longest]}{'...' if len(text) > longest else ''}`"
 
 
 def _cell(text: str) -> str:

@@ -168,6 +168,10 @@ def killed(tiny_onnx: Path, undisturbed: Undisturbed, tmp_path_factory: Any) -> 
     return place.folder
 
 
+@pytest.mark.fault(
+    "kill -9 at any point of a table",
+    sees="`going on after row ...`; the output is the same, byte for byte",
+)
 def test_a_table_that_is_killed_again_and_again_is_that_of_an_undisturbed_run(
     place: Place, undisturbed: Undisturbed
 ) -> None:
@@ -200,6 +204,10 @@ def test_a_table_that_is_killed_again_and_again_is_that_of_an_undisturbed_run(
     assert place.begun() <= undisturbed.windows + len(kills) * 3 * most
 
 
+@pytest.mark.fault(
+    "another {changed} when an unfinished table goes on",
+    sees="it begins afresh, and says so, unless nothing is another",
+)
 @pytest.mark.parametrize("changed", ["input", "model", "parameter", "nothing"])
 def test_a_changed_input_model_or_parameter_begins_afresh_and_says_so(
     place: Place,
@@ -232,6 +240,7 @@ def test_a_changed_input_model_or_parameter_begins_afresh_and_says_so(
         assert answered == fresh.answer(rows, **infer)
 
 
+@pytest.mark.fault("two runs on one table")
 def test_two_at_once_ctrl_c_and_sigterm_are_one_line_each(
     place: Place, undisturbed: Undisturbed
 ) -> None:
@@ -252,6 +261,7 @@ def test_two_at_once_ctrl_c_and_sigterm_are_one_line_each(
     assert place.answer() == undisturbed.answered
 
 
+@pytest.mark.fault("an output that is the input, by another spelling: {spelling}")
 @pytest.mark.parametrize("spelling", ["data/../input.csv", "absolute", "link", "hard link"])
 def test_an_output_that_is_the_input_is_refused(place: Place, spelling: str) -> None:
     (place.folder / "data").mkdir()

@@ -106,6 +106,7 @@ def test_a_quantized_model_is_saved_in_the_same_bytes(tmp_path: Path, quantized:
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.fault("{file} of a quantized model, cut off")
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "nncf.json"])
 @pytest.mark.parametrize("kept", [None, 0, 100, -1])
 def test_a_truncated_quantized_model_is_one_line(

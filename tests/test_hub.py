@@ -117,6 +117,7 @@ def test_a_data_set_comes_at_its_commit(project: Project, endpoint: str) -> None
     assert validation == sample[:5]
 
 
+@pytest.mark.fault("from the Hub: {says}")
 @pytest.mark.parametrize(
     ("stage", "values", "says"),
     [
@@ -180,6 +181,7 @@ def test_what_the_hub_lacks_is_one_line(
     assert not (project.folder / "data/squad").exists()
 
 
+@pytest.mark.fault("a Hub that cannot be reached")
 @pytest.mark.parametrize("stage", ["download_model", "download_dataset"])
 def test_an_unreachable_hub_is_one_line(project: Project, stage: str) -> None:
     project.set(
@@ -191,6 +193,9 @@ def test_an_unreachable_hub_is_one_line(project: Project, stage: str) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.fault(
+    "a repository whose files have names outside the project", sees="nothing is written there"
+)
 def test_a_hostile_repository_writes_nothing_of_its_own(
     project: Project, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -221,6 +226,7 @@ def test_a_hostile_repository_writes_nothing_of_its_own(
     assert fetched == BUILT
 
 
+@pytest.mark.fault("a download that breaks off in the middle of a file")
 def test_a_download_that_breaks_off_goes_on(
     project: Project, tiny_model: Path, tmp_path: Path
 ) -> None:

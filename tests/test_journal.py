@@ -82,6 +82,9 @@ def test_logits_are_kept_as_long_as_their_chunk_is_unfinished(output: Path) -> N
         assert forward.calls == 6
 
 
+@pytest.mark.fault(
+    "a journal of another run, or damaged: {damage}", sees="the table begins afresh, and says so"
+)
 @pytest.mark.parametrize("damage", ["identity", "bytes", "empty", "short output", "no table"])
 def test_what_is_of_another_run_or_damaged_is_begun_afresh(output: Path, damage: str) -> None:
     output.write_text("much")
@@ -129,6 +132,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.fault("kill -9 between two batches", sees="no batch is computed again")
 def test_a_kill_loses_no_batch(output: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, output], cwd=ROOT, check=False)
     forward = Counting()
@@ -138,6 +142,10 @@ def test_a_kill_loses_no_batch(output: Path) -> None:
     assert forward.calls == 0
 
 
+@pytest.mark.fault(
+    "an unfinished table's folder that somebody removed",
+    sees="`error: ...: unable to open database file`",
+)
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="unable to open database") as error:
         Journal(tmp_path / "gone/output.csv", "run")

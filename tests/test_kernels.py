@@ -113,6 +113,7 @@ def test_they_are_built_once_and_said_to_be(builder: Builder) -> None:
     assert finish(builder.start()) == (0, "", "")
 
 
+@pytest.mark.fault("a kill while NNCF's kernels are built", sees="the next run builds them")
 def test_a_kill_in_the_middle_leaves_nothing_that_the_next_run_waits_for(builder: Builder) -> None:
     builder.gate.touch()
     killed = builder.start()
@@ -133,6 +134,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_the_next_run_waits_for(builder
     builder.check_built()
 
 
+@pytest.mark.fault("two runs that build NNCF's kernels", sees="one builds, the other waits")
 def test_of_two_at_once_one_builds_and_the_other_waits(builder: Builder) -> None:
     builder.gate.touch()
     first = builder.start()
@@ -147,6 +149,7 @@ def test_of_two_at_once_one_builds_and_the_other_waits(builder: Builder) -> None
     builder.check_built()
 
 
+@pytest.mark.fault("a build of NNCF's kernels that fails")
 @pytest.mark.parametrize(
     ("script", "says"),
     [
@@ -170,6 +173,7 @@ def test_a_build_that_fails_is_one_line(builder: Builder, script: str | None, sa
     assert list(builder.kernels.rglob("*.so")) == []
 
 
+@pytest.mark.fault("a folder for NNCF's kernels that cannot be written to")
 def test_a_folder_that_cannot_be_written_is_one_line(builder: Builder) -> None:
     builder.kernels.write_text("a file")
     code, _, error = finish(builder.start())

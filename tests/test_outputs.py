@@ -54,6 +54,7 @@ def within(place: Path) -> Path:
     return place / "content" if place.is_dir() else place
 
 
+@pytest.mark.fault("two runs that write one output")
 @pytest.mark.parametrize("writer", [whole_file, whole_folder, resumable_file])
 def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path, writer: Any) -> None:
     path = tmp_path / "out"
@@ -67,6 +68,9 @@ def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path, writer: A
         within(partial).write_text("of the second")
 
 
+@pytest.mark.fault(
+    "what a killed run left beside an output", sees="nothing of it is in the next output"
+)
 def test_what_a_killed_run_left_is_not_in_the_next_output(tmp_path: Path) -> None:
     path = tmp_path / "out"
     (tmp_path / ".out.partial/deep").mkdir(parents=True)
@@ -95,6 +99,7 @@ def test_a_resumable_file_keeps_what_a_failure_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.fault("an output that is a device, a pipe, a folder, or a link to a protected file")
 @pytest.mark.parametrize("writer", [whole_file, resumable_file])
 def test_a_link_is_written_through_and_what_is_no_file_is_refused(
     tmp_path: Path, writer: Any
@@ -121,6 +126,7 @@ def test_a_link_is_written_through_and_what_is_no_file_is_refused(
         write(tmp_path / "elsewhere")
 
 
+@pytest.mark.fault("an output that cannot be: a name too long, a file in the way")
 def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for writer in (whole_file, whole_folder, resumable_file):
@@ -150,6 +156,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.fault(
+    "a full disk", sees="`error: out: No space left on device`; the former output stays"
+)
 @pytest.mark.parametrize("error", [None, RuntimeError("a library's own words")])
 @pytest.mark.parametrize("writer", [whole_file, whole_folder, resumable_file])
 def test_a_full_disk_is_named_with_the_file_and_leaves_the_former(
@@ -190,6 +199,9 @@ for number in itertools.count(int(sys.argv[3])):
 """
 
 
+@pytest.mark.fault(
+    "kill -9 while a folder takes the place of the former one", sees="one or the other, whole"
+)
 @pytest.mark.parametrize("how", ["exchange", "without exchange"])
 def test_a_kill_at_any_point_leaves_a_whole_folder(tmp_path: Path, how: str) -> None:
     path = tmp_path / "out"
@@ -215,6 +227,7 @@ def test_a_kill_at_any_point_leaves_a_whole_folder(tmp_path: Path, how: str) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.fault("an output that git tracks, or that lies outside the project")
 def test_an_output_that_dvc_or_git_would_lose_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +259,10 @@ def test_an_output_that_dvc_or_git_would_lose_is_refused_before_the_work(
         check_output(Path(".dvc/config"), "infer.output")
 
 
+@pytest.mark.fault(
+    "an error of a library: {words}",
+    sees="`error: ...`, the words of the operating system and the output's name",
+)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -279,6 +296,7 @@ def test_json_keeps_order_and_letters(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fault("in a stage: {code}", sees="{error}")
 @pytest.mark.parametrize(
     ("code", "status", "error"),
     [
@@ -319,6 +337,9 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault(
+    "Ctrl-C or SIGTERM while libraries are imported", sees="`interrupted`, `terminated` or nothing"
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("before", ["import slow", ""])
 def test_a_script_that_is_ended_while_it_imports_has_no_traceback(
@@ -347,6 +368,7 @@ def test_a_script_that_is_ended_while_it_imports_has_no_traceback(
         assert (process.returncode, error) == (128 + number, f"{word}\n")
 
 
+@pytest.mark.fault("SIGTERM while code in C is imported", sees="`terminated`")
 def test_a_signal_counts_though_other_code_made_another_error_of_it() -> None:
     program = """
 import os
@@ -364,6 +386,7 @@ run(main)
     assert (done.returncode, done.stderr) == (143, "terminated\n")
 
 
+@pytest.mark.fault("an answer with ü on a terminal of ASCII", sees="`M\\xfcnchen`")
 def test_an_answer_is_printed_whatever_the_encoding() -> None:
     program = "from qa.errors import run\nrun(lambda: print('M\u00fcnchen'))"
     done = subprocess.run(

@@ -86,6 +86,7 @@ def test_own_model_and_data_go_all_the_way(
     assert loss.read_text("utf-8").startswith("step\tloss\n1\t")
 
 
+@pytest.mark.fault("{says}")
 @pytest.mark.parametrize(
     ("stage", "values", "says"),
     [
@@ -122,6 +123,7 @@ def test_a_mistake_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.fault("a checkpoint: {says}")
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
@@ -152,6 +154,7 @@ def test_a_broken_checkpoint_is_one_line(
     assert not (project.folder / "models/base").exists()
 
 
+@pytest.mark.fault("a model that cannot run: {says}")
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -173,6 +176,7 @@ def test_a_model_that_cannot_run_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.fault("a wrong parameter of a late stage")
 def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
     project: Project, tmp_path: Path, tiny_model: Path
 ) -> None:

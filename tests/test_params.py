@@ -43,6 +43,7 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
     assert read_params(path).finetune.epochs == 2
 
 
+@pytest.mark.fault("in params.yaml, in place of {old}: {new}")
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -104,6 +105,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, says: str) -
     assert one_line(str(raised.value)) == str(raised.value)
 
 
+@pytest.mark.fault("many wrong parameters")
 def test_every_wrong_key_is_named_in_one_line_ten_at_most(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace("seed: 42", "seed: -1").replace("warmup_ratio", "warm_up"))
@@ -136,6 +138,7 @@ def test_a_value_is_read_as_dvc_reads_it(tmp_path: Path, value: str) -> None:
     assert repr(_load(path)) == repr(load_yaml(str(path)))  # of .nan too, which equals nothing
 
 
+@pytest.mark.fault("in params.yaml: {value}")
 @pytest.mark.parametrize("value", ["{a: 1, a: 2}", "=", "<<", "*a", "{{}: 1}", "@", "%"])
 def test_what_dvc_cannot_read_is_refused(tmp_path: Path, value: str) -> None:
     path = tmp_path / "params.yaml"
@@ -159,6 +162,7 @@ def test_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: int | N
             read_params(path)
 
 
+@pytest.mark.fault("an output that is the input, or params.yaml")
 def test_the_answers_do_not_replace_what_they_are_made_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +192,7 @@ def test_the_answers_do_not_replace_what_they_are_made_from(
     read_params(path)
 
 
+@pytest.mark.fault("one file as training and validation set")
 def test_the_validation_set_is_not_the_training_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +207,7 @@ def test_the_validation_set_is_not_the_training_set(
             read_params(path)
 
 
+@pytest.mark.fault("in params.yaml: {says}")
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -227,6 +233,7 @@ def test_auto_epochs_depend_on_the_head() -> None:
         none.epochs_for(False)
 
 
+@pytest.mark.fault("a params.yaml that is empty, or not UTF-8")
 def test_an_empty_file_and_one_that_is_not_utf8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(b"")
@@ -240,6 +247,7 @@ def test_an_empty_file_and_one_that_is_not_utf8_are_named(tmp_path: Path) -> Non
         read_params(path)
 
 
+@pytest.mark.fault("no params.yaml")
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; run from the root"):
         read_params(tmp_path / "params.yaml")

@@ -69,6 +69,9 @@ def test_the_walk_finds_a_call_that_is_not_told() -> None:
     assert list(calls_without(ast.parse("\n".join(lines)))) == [1, 2, 3]
 
 
+@pytest.mark.fault(
+    "a model that brings code of its own", sees="no code is run: refused, or read without it"
+)
 @pytest.mark.parametrize("model_type", ["mine", "bert"])
 def test_a_model_with_code_of_its_own_runs_none_and_asks_nothing(
     project: Project, tmp_path: Path, tiny_model: Path, model_type: str

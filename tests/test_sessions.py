@@ -62,6 +62,9 @@ def test_sessions_are_as_many_as_leave_no_processor_idle() -> None:
     assert {processors: _count(processors) for processors in counts} == counts
 
 
+@pytest.mark.fault(
+    "little free memory", sees="fewer processes that run the model, each on as many processors"
+)
 def test_short_memory_makes_fewer_sessions_of_the_same_share(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +77,7 @@ def test_short_memory_makes_fewer_sessions_of_the_same_share(
     assert shares[0] == shares[1]
 
 
+@pytest.mark.fault("more `infer.sessions` than processors")
 def test_more_sessions_than_processors_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=rf"infer.sessions: found 99; .* use {cores()} processors"):
         Sessions(folder, PROVIDER, "fp32", count=99)
@@ -100,11 +104,13 @@ def test_sessions_answer_as_one_does(
         assert process.exitcode == 0
 
 
+@pytest.mark.fault("a folder without a model")
 def test_what_a_session_cannot_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.onnx in it; run `dvc repro export`"):
         Sessions(tmp_path, PROVIDER, "fp32")
 
 
+@pytest.mark.fault("an empty model.onnx")
 def test_an_empty_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
@@ -127,6 +133,7 @@ def test_batches_run_at_the_same_time(tiny_model: Path, tokenizer: Any) -> None:
     assert len(engine.answer(EXAMPLES[:30])) == 30
 
 
+@pytest.mark.fault("{number} to a process that runs the model")
 @pytest.mark.parametrize(
     ("number", "says"),
     [
@@ -151,6 +158,7 @@ def test_a_session_that_was_killed_is_named(
             sessions.forward(batch)
 
 
+@pytest.mark.fault("a model of another task")
 def test_a_model_of_another_task_is_named(folder: Path, tmp_path: Path) -> None:
     model = onnx.load_model(str(folder / "model.onnx"))
     model.graph.output[0].name = "logits"
@@ -161,6 +169,7 @@ def test_a_model_of_another_task_is_named(folder: Path, tmp_path: Path) -> None:
         Sessions(tmp_path, PROVIDER, "fp32")
 
 
+@pytest.mark.fault("a tokenizer of another model")
 def test_a_batch_that_a_model_does_not_read_is_named(folder: Path, windows: list[Window]) -> None:
     batch = pad(windows[:1], 0)
     unknown = {**batch, "input_ids": batch["input_ids"] + 10_000_000}
@@ -216,6 +225,7 @@ def endless(folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+@pytest.mark.fault("Ctrl-C in a table", sees="`interrupted`")
 @pytest.mark.parametrize("while_it_starts", [True, False])
 def test_ctrl_c_is_one_line(endless: subprocess.Popen[str], while_it_starts: bool) -> None:
     if while_it_starts:
@@ -228,6 +238,9 @@ def test_ctrl_c_is_one_line(endless: subprocess.Popen[str], while_it_starts: boo
     assert (endless.returncode, error) == (130, "interrupted\n")
 
 
+@pytest.mark.fault(
+    "kill -9 of a stage whose model runs in processes", sees="the processes end with it"
+)
 def test_sessions_end_with_the_process_that_started_them(endless: subprocess.Popen[str]) -> None:
     assert endless.stdout is not None
     children = [int(word) for word in endless.stdout.readline().split()]
@@ -248,6 +261,10 @@ def _runs(process: int) -> bool:
         return False
 
 
+@pytest.mark.fault(
+    "a folder .cache/openvino that cannot be written to",
+    sees="the model is compiled at every start",
+)
 def test_a_cache_that_cannot_be_written_is_done_without(
     folder: Path, windows: list[Window], tmp_path: Path
 ) -> None:
@@ -269,12 +286,14 @@ def test_a_cache_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.fault("an execution provider that is not there")
 def test_an_unknown_provider_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="CUDAExecutionProvider: ONNX Runtime here has"):
         onnx_forward(tmp_path, "CUDAExecutionProvider", "fp32")
 
 
+@pytest.mark.fault("BF16 on a processor without it")
 def test_bf16_is_refused_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +303,7 @@ def test_bf16_is_refused_where_there_is_none(
         onnx_forward(tmp_path, "OpenVINOExecutionProvider", "bf16")
 
 
+@pytest.mark.fault("a model.onnx that is none")
 def test_a_damaged_model_is_named(tmp_path: Path, tiny_model: Path) -> None:
     shutil.copyfile(tiny_model / "config.json", tmp_path / "config.json")
     (tmp_path / "model.onnx").write_bytes(b"not onnx")

@@ -80,6 +80,7 @@ def test_hub_records_become_the_same_examples() -> None:
     assert examples_from_records([record], "hub")[0].answers == (Span("London", 13),)
 
 
+@pytest.mark.fault("SQuAD JSON: {says}")
 @pytest.mark.parametrize(
     ("qas", "says"),
     [
@@ -109,6 +110,7 @@ def test_a_bad_record_is_named(tmp_path: Path, qas: list[dict[str, Any]], says: 
     assert one_line(str(raised.value)) == str(raised.value)
 
 
+@pytest.mark.fault("an `answer_start` of {start}")
 @pytest.mark.parametrize(
     "start", ["22.7", "1e999", "Infinity", "NaN", "true", "null", '"13"', "[]"]
 )
@@ -124,6 +126,7 @@ def test_an_offset_that_a_table_made_a_float_is_the_integer_that_it_equals(tmp_p
     assert read_squad_json(path)[0].answers == (Span("London", 13),)
 
 
+@pytest.mark.fault("an answer of {text}")
 @pytest.mark.parametrize("text", [None, 5, ["London"], True])
 def test_an_answer_is_text(tmp_path: Path, text: Any) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "answers": [answer(text, 0)]})
@@ -131,6 +134,9 @@ def test_an_answer_is_text(tmp_path: Path, text: Any) -> None:
         read_squad_json(path)
 
 
+@pytest.mark.fault(
+    "an `is_impossible` that is text", sees="it is read as the boolean that it spells"
+)
 @pytest.mark.parametrize(
     ("spelt", "answers"),
     [("false", 1), ("False", 1), (False, 1), (None, 1), ("true", 0), (" TRUE ", 0), (True, 0)],
@@ -142,6 +148,7 @@ def test_impossible_is_read_as_the_boolean_that_it_spells(
     assert len(read_squad_json(path)[0].answers) == answers
 
 
+@pytest.mark.fault("an `is_impossible` of {spelt}")
 @pytest.mark.parametrize("spelt", ["no", "", 0, 1, [], {}, 0.5])
 def test_impossible_that_spells_no_boolean_is_refused(tmp_path: Path, spelt: Any) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "is_impossible": spelt})
@@ -158,6 +165,7 @@ def test_an_empty_answer_is_none(tmp_path: Path) -> None:
     assert (five.id, five.answers) == ("5", ())
 
 
+@pytest.mark.fault("many answers that are not where they are said to be")
 def test_bad_answers_are_counted_and_the_first_ten_named(tmp_path: Path) -> None:
     qas = [question(f"q{i}", start=i) for i in range(30)]
     with pytest.raises(UserError) as raised:
@@ -170,6 +178,10 @@ def test_bad_answers_are_counted_and_the_first_ten_named(tmp_path: Path) -> None
     assert "\n" not in message
 
 
+@pytest.mark.fault(
+    "the same, with `dataset.on_bad_answer=drop`",
+    sees="they are left out and listed in data/squad/dropped.jsonl",
+)
 def test_bad_answers_are_left_out_on_request(tmp_path: Path) -> None:
     qas = [question("a", start=3), question("b"), question("b"), {**question("c"), "question": ""}]
     dropped: list[Fault] = []
@@ -187,6 +199,7 @@ def test_bad_answers_are_left_out_on_request(tmp_path: Path) -> None:
         read_squad_json(squad_file(tmp_path / "s.json", qas[0]), [])
 
 
+@pytest.mark.fault("an answer with other white space than its context")
 def test_white_space_shows_in_a_message(tmp_path: Path) -> None:
     context = "Ada lived in the  old town."
     path = squad_file(tmp_path / "s.json", question(text="the old town"), context=context)
@@ -203,6 +216,7 @@ def test_json_lines_are_read_as_well(tmp_path: Path, lines: int) -> None:
     assert read_squad_json(tmp_path / "x.json") == examples
 
 
+@pytest.mark.fault("a file of {content}, given as SQuAD JSON")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -245,6 +259,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     assert one_line(str(raised.value)) == str(raised.value)
 
 
+@pytest.mark.fault("a path that leads to no SQuAD JSON")
 def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_squad_json(tmp_path / "absent.json")
@@ -353,6 +368,7 @@ def test_a_changed_file_is_read_consistently_or_refused_in_one_line(data: st.Dat
         write_faults(Path(folder) / "dropped.jsonl", {"train": dropped})
 
 
+@pytest.mark.fault("unanswerable questions without `decoding.version_2_with_negative`")
 def test_unanswerable_questions_need_a_decoding_that_can_say_so() -> None:
     answered = Example("a", "?", "c", (Span("c", 0),))
     check_answerable([answered], "mine.json")

@@ -115,6 +115,7 @@ def test_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None:
     assert answered(path) == [HEADER]
 
 
+@pytest.mark.fault("a table of {content}")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -225,6 +226,9 @@ def test_a_failure_leaves_the_last_output(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"input.csv", "output.csv"}
 
 
+@pytest.mark.fault(
+    "what spreadsheets leave around a table: {content}", sees="the table that was meant"
+)
 @pytest.mark.parametrize(
     "content",
     [
@@ -241,6 +245,7 @@ def test_what_programs_leave_around_a_table_is_no_row(tmp_path: Path, content: s
     assert answered(write(tmp_path, content)) == [HEADER, ["a", "b", "a", *SCORED]]
 
 
+@pytest.mark.fault("a file of {content}, given as a table")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -265,6 +270,7 @@ def test_what_is_no_table_of_ours_is_named(tmp_path: Path, content: str | bytes,
         check_table(write(tmp_path, content), max_context_characters=1)
 
 
+@pytest.mark.fault("many rows that cannot be answered")
 def test_rows_that_cannot_be_answered_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, "Context,Question\n" + "a,\nb,c\n" * 12)
     with pytest.raises(UserError) as error:
@@ -276,6 +282,10 @@ def test_rows_that_cannot_be_answered_are_counted_and_the_first_are_named(tmp_pa
     )
 
 
+@pytest.mark.fault(
+    "the same, with `infer.on_error=keep`",
+    sees="an empty answer and the reason in the column Error; how many, at the end",
+)
 def test_rows_that_cannot_be_answered_are_kept_with_the_reason(tmp_path: Path) -> None:
     lines = ["Id,Context,Question", "1,Ada was here,Who?", "2,,Who?", "3,a,b,c,d", "4,longer,b"]
     path = write(tmp_path, "\n".join(lines))
@@ -309,6 +319,10 @@ def test_cells_that_a_spreadsheet_would_compute(tmp_path: Path) -> None:
     assert not any(cell.startswith(FORMULA_STARTS) for row in [head, *rows] for cell in row)
 
 
+@pytest.mark.fault(
+    "a failure in the middle of a table",
+    sees="the next run goes on after them; the output is the same",
+)
 @pytest.mark.parametrize("finished", range(5))
 def test_a_run_that_failed_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
@@ -335,6 +349,7 @@ def test_a_run_that_failed_is_continued(
     assert {file.name for file in tmp_path.iterdir()} == {"input.csv", "output.csv"}
 
 
+@pytest.mark.fault("a table that somebody edits while it is answered")
 def test_a_table_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "Context,Question\na,b\n")
 
@@ -350,6 +365,7 @@ def test_a_table_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
     assert answered(path) == [HEADER, ["a", "b", "a", *SCORED]]
 
 
+@pytest.mark.fault("a folder, a pipe or nothing in `infer.input`")
 def test_an_input_that_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file; set infer\.input"):
         check_table(tmp_path / "absent.csv")

@@ -77,6 +77,10 @@ def logs(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.fault(
+    "training that is killed",
+    sees="it goes on from its last checkpoint; the model is the same, byte for byte",
+)
 @pytest.mark.parametrize("killed_at", [4, 7])
 def test_a_run_cut_off_ends_as_an_uninterrupted_one(
     tmp_path: Path,
@@ -135,6 +139,10 @@ def uncut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any
     return trained(tmp_path_factory.mktemp("uncut"), tiny_model, windows)
 
 
+@pytest.mark.fault(
+    "{name} of the last checkpoint, {how}",
+    sees="training goes on from the checkpoint before; the model is the same",
+)
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", SEAL]
 )
@@ -161,6 +169,7 @@ def test_a_checkpoint_that_is_not_whole_leaves_the_one_before(
     assert "resuming from step 3" in capsys.readouterr().out
 
 
+@pytest.mark.fault("no checkpoint that is whole", sees="training begins afresh")
 def test_with_no_whole_checkpoint_training_begins_afresh(
     tmp_path: Path,
     tiny_model: Path,
@@ -176,6 +185,9 @@ def test_with_no_whole_checkpoint_training_begins_afresh(
     assert "resuming" not in capsys.readouterr().out
 
 
+@pytest.mark.fault(
+    "a clock that is set back during training", sees="the newest checkpoints are kept"
+)
 def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
     tmp_path: Path,
     tiny_model: Path,
@@ -267,6 +279,7 @@ def test_a_student_follows_its_teacher(
     assert after < 0.8 * before
 
 
+@pytest.mark.fault("the teacher's kept logits, damaged", sees="they are computed again")
 def test_the_teacher_is_asked_once(
     tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
 ) -> None:
@@ -302,6 +315,7 @@ def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
     assert name != fingerprint([PARAMS], [data])
 
 
+@pytest.mark.fault("training in BF16 on a processor without it")
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("qa.training.has_bf16", lambda: False)
