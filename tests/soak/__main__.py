@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.conftest import SMALL, Project
 from tests.soak.pipeline import Pipeline
 from tests.soak.report import Report
-from tests.soak.running import Runner
+from tests.soak.running import Runner, UndisturbedError
 from tests.soak.tables import Tables
 
 
@@ -43,9 +43,10 @@ def main() -> int:
         soak(root, report, arguments)
     except KeyboardInterrupt:
         print("ended early", flush=True)
-    arguments.report.parent.mkdir(exist_ok=True)
-    report.write(arguments.report)
-    print(f"{report}\n{arguments.report}")
+    finally:
+        arguments.report.parent.mkdir(exist_ok=True)
+        report.write(arguments.report)
+        print(f"{report}\n{arguments.report}")
     if report.faults:
         print(f"to be looked at: {root}")
         return 1
@@ -79,7 +80,10 @@ def soak(root: Path, report: Report, arguments: argparse.Namespace) -> None:
     while time.monotonic() < end:
         kind = min(spent, key=lambda kind: spent[kind] / kinds[kind])
         begun = time.monotonic()
-        kind()
+        try:
+            kind()
+        except UndisturbedError as error:
+            report.fault("unclear", kind.__qualname__, f"undisturbed: {error}")
         took = time.monotonic() - begun
         spent[kind] += took
         print(f"{kind.__qualname__}: {took:.0f} s, {len(report.faults)} faults so far", flush=True)

@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import Project
 from tests.soak.damage import replace_values, scramble, shift_clock, truncate
-from tests.soak.running import Ended, Runner, Running, disturb, wait_for_moment
+from tests.soak.running import Ended, Runner, Running, UndisturbedError, disturb, wait_for_moment
 
 SIGNS = ["models/checkpoints/*/*/trainer/*", "models/.*.partial", "models/onnx/.*.partial"]
 MOST_KILLS = 4
@@ -214,7 +214,7 @@ class Pipeline:
             begun = time.monotonic()
             ended = self.runner.run(["dvc", "repro"], copy.folder)
             if ended.status != 0:
-                raise RuntimeError(f"an undisturbed reproduction: {ended}")
+                raise UndisturbedError(str(ended))
             seconds = time.monotonic() - begun
             self.undisturbed[key] = outputs((copy.folder / "dvc.lock").read_text("utf-8")), seconds
         return self.undisturbed[key]

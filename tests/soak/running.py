@@ -19,8 +19,13 @@ import psutil
 from tests.soak.report import Report
 
 TRACEBACK = "Traceback (most recent call last)"
-PATIENCE = 600
+PATIENCE = 1800
 """Seconds after which a command counts as stuck."""
+
+
+class UndisturbedError(Exception):
+    """A run that nobody disturbed did not go through, so that there is nothing to compare with."""
+
 
 STRANGE: dict[str, dict[str, Any]] = {
     "umask 077": {"umask": 0o077},

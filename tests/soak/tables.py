@@ -17,7 +17,7 @@ import yaml
 from qa.processor import has_bf16
 from qa.squad import read_squad_json
 from tests.soak.damage import scramble, shift_clock, truncate
-from tests.soak.running import Ended, Runner, disturb, wait_for_moment
+from tests.soak.running import Ended, Runner, UndisturbedError, disturb, wait_for_moment
 
 UNFINISHED = ".output.csv.partial"
 SIGNS = [UNFINISHED, f"{UNFINISHED}/output.csv", f"{UNFINISHED}/journal.sqlite-wal"]
@@ -222,7 +222,7 @@ class Tables:
             begun = time.monotonic()
             ended = self.runner.run(self._command(), place)
             if ended.status != 0:
-                raise RuntimeError(f"an undisturbed table: {ended}")
+                raise UndisturbedError(str(ended))
             answered = (place / "output.csv").read_bytes()
             self.undisturbed[key] = answered, time.monotonic() - begun
         return self.undisturbed[key]
