@@ -88,24 +88,25 @@ class Journal:
         self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
+        if self._database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise ValueError("damaged")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS run (one INTEGER PRIMARY KEY, identity TEXT, progress TEXT)"
         )
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS batch"
-            " (key BLOB PRIMARY KEY, chunks INTEGER, rows INTEGER, start BLOB, end BLOB)"
+            " (key BLOB PRIMARY KEY, chunks INTEGER, rows INTEGER, start BLOB, end BLOB, hash BLOB)"
         )
         found = self._database.execute("SELECT identity, progress FROM run").fetchone()
-        if found is not None and found[0] == identity:
-            return Progress(**json.loads(found[1]))
-        self.outdated |= found is not None
-        begun = Progress()
-        with self._transaction():
-            self._database.execute("DELETE FROM batch")
+        if found is None:
+            begun = Progress()
             self._database.execute(
-                "INSERT OR REPLACE INTO run VALUES (1, ?, ?)", (identity, json.dumps(asdict(begun)))
+                "INSERT INTO run VALUES (1, ?, ?)", (identity, json.dumps(asdict(begun)))
             )
-        return begun
+            return begun
+        if found[0] != identity:
+            raise ValueError("of another run")
+        return Progress(**json.loads(found[1]))
 
     def remember(self, forward: Forward) -> Forward:
         """`forward`, except that the logits of a batch that is in the journal come from there."""
@@ -116,17 +117,18 @@ class Journal:
             key = _key(batch)
             with self._lock, self._explained():
                 found = self._database.execute(
-                    "SELECT rows, start, end FROM batch WHERE key = ?", (key,)
+                    "SELECT rows, start, end, hash FROM batch WHERE key = ?", (key,)
                 ).fetchone()
-            if found is not None:
-                rows, *both = found
+            if found is not None and found[-1] == _hash(found[1] + found[2]):
+                rows, *both, _ = found
                 start, end = (np.frombuffer(a, dtype=np.float32).reshape(rows, -1) for a in both)
                 return start, end
             start, end = forward(batch)
+            both = [start.tobytes(), end.tobytes()]
             with self._lock, self._explained():
                 self._database.execute(
-                    "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?)",
-                    (key, self.progress.chunks, len(start), start.tobytes(), end.tobytes()),
+                    "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?)",
+                    (key, self.progress.chunks, len(start), *both, _hash(b"".join(both))),
                 )
             return start, end
 
@@ -171,8 +173,9 @@ class Journal:
 
 
 def _key(batch: dict[str, NDArray[np.int64]]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in batch.items():
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.digest()
+    named = (f"{name} {array.shape}".encode() + array.tobytes() for name, array in batch.items())
+    return _hash(b"".join(named))
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,37 @@ def test_what_is_of_another_run_or_damaged_is_begun_afresh(output: Path, damage:
         assert journal.outdated is (damage != "empty")
         journal.remember(forward)(batch(2))
     assert forward.calls == 1
+
+
+@pytest.mark.fault(
+    "a large journal, {how} at any point",
+    sees="what is damaged is computed again, no answer changes",
+)
+@pytest.mark.parametrize("how", ["cut off", "zeros", "one byte"])
+def test_damage_at_any_point_costs_work_and_changes_no_logits(output: Path, how: str) -> None:
+    """The file of a journal that is larger than what SQLite keeps beside it with checksums."""
+    batches = [batch(number, rows=200) for number in range(0, 400, 4)]
+    with Journal(output, "run") as journal:
+        for some in batches:
+            journal.remember(Counting())(some)
+    file = output.with_name(FILE)
+    whole = file.read_bytes()
+    draw = random.Random(0)
+    for at in draw.sample(range(len(whole)), 12):
+        to = {"cut off": len(whole), "zeros": at + 4096, "one byte": at + 1}[how]
+        put = (
+            b"" if how == "cut off" else bytes(255 * (how == "one byte") ^ b for b in whole[at:to])
+        )
+        if how == "zeros":
+            put = b"\0" * len(put)
+        file.write_bytes(whole[:at] + put + whole[to:])
+        with Journal(output, "run") as journal:
+            for some in batches[::10]:
+                for found, right in zip(
+                    journal.remember(Counting())(some), Counting()(some), strict=True
+                ):
+                    np.testing.assert_array_equal(found, right)
+            journal.advance(Progress(1, 1, 0, 0))
 
 
 def test_several_threads_share_it(output: Path) -> None:
