@@ -100,6 +100,8 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Whoever started the tests in the background has Ctrl-C ignored, as a child would.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def begun(self) -> int:
@@ -230,7 +232,7 @@ def test_a_changed_input_model_or_parameter_begins_afresh_and_says_so(
         infer = {"on_error": "keep"}
     answered = Place(place.folder, model).answer(rows, **infer)
     says = capsys.readouterr().out
-    afresh = "output.csv: an unfinished run had another input, model or parameters: afresh\n"
+    afresh = "output.csv: what an unfinished run left is of another input, model, parameters"
     assert (afresh in says) is (changed != "nothing")
     assert ("going on after row" in says) is (changed == "nothing")
     if changed in {"nothing", "model"}:
