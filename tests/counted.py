@@ -8,6 +8,7 @@ the kill time to arrive.
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -41,4 +42,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Whoever starts the tests in the background has Ctrl-C ignored, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(main)

@@ -100,8 +100,6 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Whoever started the tests in the background has Ctrl-C ignored, as a child would.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def begun(self) -> int:
