@@ -279,7 +279,7 @@ def test_a_config_keeps_what_its_model_reads(
         ("config.json", {"num_hidden_layers": 3}, "lacks bert.encoder.layer.2"),
         ("config.json", {"is_decoder": True}, "config.json: is_decoder is set; it is not a BERT"),
         ("config.json", {"model_type": ["bert"]}, "model_type ['bert'] is not a BERT-like"),
-        ("config.json", {"model_type": "bart"}, "model_type bart is not a BERT-like encoder"),
+        ("config.json", {"model_type": "bart"}, "model_type 'bart' is not a BERT-like encoder"),
         ("config.json", {"vocab_size": "30522"}, "config.json: vocab_size: found '30522'"),
         ("config.json", {"vocab_size": 30000}, "has the number 30521; the model of config.json"),
         ("config.json", {"hidden_size": None}, "not a question-answering model (TypeError"),

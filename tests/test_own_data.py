@@ -129,8 +129,11 @@ def test_a_mistake_is_one_line(
     [
         ({"model.safetensors": b"version https://git-lfs"}, "model.safetensors is not safetensors"),
         ({"model.safetensors": None, "pytorch_model.bin": b"x"}, "only safetensors are loaded"),
-        ({"config.json": b'{"model_type": "vit"}'}, "model_type vit is not a BERT-like encoder"),
-        ({"config.json": b'{"model_type": "gpt2"}'}, "model_type gpt2 is not a BERT-like encoder"),
+        ({"config.json": b'{"model_type": "vit"}'}, "model_type 'vit' is not a BERT-like encoder"),
+        (
+            {"config.json": b'{"model_type": "gpt2"}'},
+            "model_type 'gpt2' is not a BERT-like encoder",
+        ),
         ({"config.json": b"{"}, "config.json: "),
         ({"tokenizer.json": b"{"}, "no usable tokenizer"),
         ({"tokenizer.json": None, "vocab.txt": None, "tokenizer_config.json": None}, "tokenizer"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -80,7 +81,7 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
         ("name: sample", 'name: "\\ud800"', r"dataset\.name: found '\\ud800'; .*valid string"),
         ("max_length: 384", "max_length: 195", r"windows\.max_length: found 195; .*leaves 128 for"),
         ("name: minilm-squad", "name: folder\n  ? [a]\n  : b", r"no such parameter"),
-        ("infer:\n", "infer: 1\n_:\n", r"_: no such .*also infer: found 1; its keys are"),
+        ("infer:\n", "infer: 1\n_:\n", r"_: no such .*; infer: found 1; its keys are"),
         ("dataset:", "? {}\n: 1\ndataset:", r"not YAML: .* at line \d"),
         ("dataset:", "\ta: 1\ndataset:", r"not YAML: .* cannot start any token at line \d"),
         ("seed: 42", "seed: 42\n  seed: 43", "not YAML: found duplicate key .seed"),
@@ -111,8 +112,8 @@ def test_every_wrong_key_is_named_in_one_line_ten_at_most(tmp_path: Path) -> Non
     path.write_text(TEXT.replace("seed: 42", "seed: -1").replace("warmup_ratio", "warm_up"))
     with pytest.raises(UserError) as raised:
         read_params(path)
-    keys = str(raised.value).removeprefix(f"{path}: ").split("; also ")
-    assert [key.partition(":")[0] for key in keys] == [
+    wrong = re.findall(r"[:;] (\w+\.\w+): (?:found|no such|missing)", str(raised.value))
+    assert wrong == [
         "finetune.warm_up",
         "train.warm_up",
         "dataset.seed",
@@ -123,7 +124,7 @@ def test_every_wrong_key_is_named_in_one_line_ten_at_most(tmp_path: Path) -> Non
         "train.seed",
     ]
     path.write_text("a: 1\n")
-    with pytest.raises(UserError, match=r"a: no such .*; also 1 more$"):
+    with pytest.raises(UserError, match=r"a: no such .*; and 1 more$"):
         read_params(path)
 
 

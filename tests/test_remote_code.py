@@ -105,6 +105,6 @@ def test_a_model_with_code_of_its_own_runs_none_and_asks_nothing(
     else:
         assert done.returncode == 1
         assert done.stderr == (
-            f"error: {folder}: config.json: model_type mine is not a BERT-like encoder\n"
+            f"error: {folder}: config.json: model_type 'mine' is not a BERT-like encoder\n"
         )
         assert not base.exists()
