@@ -87,7 +87,8 @@ def test_metrics_and_plots_show_something(reproduced: Project) -> None:
         size = (reproduced.folder / f"models/onnx/{name}/model.onnx").stat().st_size
         assert metrics[name]["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
     plots = json.loads(reproduced.check("dvc", "plots", "show", "--json"))
-    assert {"Loss", "Learning rate", "F1 by question word"} <= plots["data"].keys()
+    logs = {f"metrics/train/plots/metrics/{name}.tsv" for name in ("loss", "learning_rate")}
+    assert {*logs, "metrics/f1_by_question.csv"} <= plots["data"].keys()
     assert not plots.get("errors")
 
 
