@@ -345,7 +345,8 @@ def test_half_a_question_is_an_error(reproduced: Project, arguments: list[str], 
 def test_a_broken_input_is_one_line_and_loses_nothing(unchanged: Project) -> None:
     before = (unchanged.folder / "data/output.csv").read_bytes()
     (unchanged.folder / "data/input.csv").write_text("Context,Question\na,\n", encoding="utf-8")
-    line = "error: data/input.csv: row 1: Question is empty; fix or drop it, or set infer.on_error=keep\n"
+    what = "data/input.csv: row 1: Question is empty; fix or drop it, or set infer.on_error=keep"
+    line = f"error: {what}\n"
     done = unchanged.run("python", "stages/infer.py")
     assert (done.returncode, done.stderr) == (1, line)
     done = unchanged.run("dvc", "repro", "infer")
