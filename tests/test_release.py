@@ -203,7 +203,7 @@ def test_what_cannot_be_made_again_is_refused(
     assert "not committed: params.yaml; commit or" in refusal("1.2.0", monkeypatch, capsys)
 
     unreleased.commit("another limit")
-    says = "not up to date: evaluate; run `dvc repro` and commit"
+    says = "not up to date: check_params, evaluate; run `dvc repro` and commit"
     assert says in refusal("1.2.0", monkeypatch, capsys)
 
     path = unreleased.folder / "metrics/evaluation.json"
@@ -251,7 +251,7 @@ def test_a_model_of_files_elsewhere_is_refused(
     elsewhere = tmp_path / "train.json"
     elsewhere.write_bytes((unreleased.folder / "data/sample/train.json").read_bytes())
     unreleased.set(dataset__train_file=str(elsewhere), dataset__name="files")
-    unreleased.check("dvc", "commit", "-q", "-f", "download_dataset", "export")
+    unreleased.check("dvc", "commit", "-q", "-f", "download_dataset", "check_params", "export")
     unreleased.commit("a file of this machine")
     says = f"{elsewhere}: outside the project, where nobody else has it"
     assert says in refusal("1.2.0", monkeypatch, capsys)
