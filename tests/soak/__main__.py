@@ -98,7 +98,7 @@ def reproduced(folder: Path) -> Project:
         return Project.there(folder.resolve())
     folder.mkdir(parents=True)
     project = Project(folder.resolve())
-    model = project.folder / "models/small"
+    model = folder.resolve().with_name(f"{folder.name}-model")  # for all copies the same
     project.set(
         **{**SMALL, "evaluate__max_f1_drop": 100.0},
         model__name="folder",
