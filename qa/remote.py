@@ -190,14 +190,17 @@ def _quiet() -> Iterator[None]:
     """Keep to themselves, inside the block, those who go on for a page on each file that failed."""
     disabled, hook = logging.root.manager.disable, sys.unraisablehook
     logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
+    caught = warnings.catch_warnings()
+    caught.__enter__()
+    warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what a failure left
     sys.unraisablehook = _unraisable
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what a failure left
-            yield
-            gc.collect()
-    finally:
+        yield
+        gc.collect()
+        # Not after a failure: its coroutines are freed, and told of, when the process ends.
         sys.unraisablehook = hook
+        caught.__exit__(None, None, None)
+    finally:
         logging.disable(disabled)
 
 
