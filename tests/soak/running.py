@@ -29,7 +29,7 @@ class UndisturbedError(Exception):
 
 STRANGE: dict[str, dict[str, Any]] = {
     "umask 077": {"umask": 0o077},
-    "no home": {"env": {"HOME": "/dev/null/home"}},  # which root cannot write to either
+    "a read-only home": {"env": {"HOME": "/proc/sys"}},  # where root cannot write either
     "no locale": {"env": {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}},
 }
 """Surroundings that a command must not mind."""
