@@ -50,7 +50,7 @@ def main() -> int:
     if report.faults:
         print(f"to be looked at: {root}")
         return 1
-    shutil.rmtree(root)
+    shutil.rmtree(root, ignore_errors=True)  # an orphan may still write to it
     return 0
 
 
@@ -77,16 +77,19 @@ def soak(root: Path, report: Report, arguments: argparse.Namespace) -> None:
     """What is tried, with its share of the time."""
     spent = {kind: draw.random() for kind in kinds if (arguments.only or "") in kind.__qualname__}
     end = time.monotonic() + arguments.hours * 3600
-    while time.monotonic() < end:
-        kind = min(spent, key=lambda kind: spent[kind] / kinds[kind])
-        begun = time.monotonic()
-        try:
-            kind()
-        except UndisturbedError as error:
-            report.fault("unclear", kind.__qualname__, f"undisturbed: {error}")
-        took = time.monotonic() - begun
-        spent[kind] += took
-        print(f"{kind.__qualname__}: {took:.0f} s, {len(report.faults)} faults so far", flush=True)
+    try:
+        while time.monotonic() < end:
+            kind = min(spent, key=lambda kind: spent[kind] / kinds[kind])
+            begun = time.monotonic()
+            try:
+                kind()
+            except UndisturbedError as error:
+                report.fault("unclear", kind.__qualname__, f"undisturbed: {error}")
+            took = time.monotonic() - begun
+            spent[kind] += took
+            print(f"{kind.__qualname__}: {took:.0f} s, {len(report.faults)} faults", flush=True)
+    finally:
+        runner.end()
 
 
 def reproduced(folder: Path) -> Project:

@@ -196,13 +196,12 @@ class Runner:
     logs: Path
     draw: random.Random
     report: Report
-    count: int = field(default=0)
+    started: list[Running] = field(default_factory=list)
 
     def start(
         self, command: Sequence[str | Path], folder: Path, *, strange: bool = False
     ) -> Running:
         """Start a command, in strange surroundings if they are asked for, now and then."""
-        self.count += 1
         options: dict[str, Any] = {"cwd": folder, "env": dict(self.env)}
         if strange and self.draw.random() < 0.3:
             name = self.draw.choice(list(STRANGE))
@@ -211,7 +210,16 @@ class Runner:
             if "umask" in chosen:
                 options["umask"] = chosen["umask"]
             self.report.count("surroundings", name)
-        return Running([str(word) for word in command], self.logs / f"{self.count}.log", **options)
+        log = self.logs / f"{len(self.started)}.log"
+        running = Running([str(word) for word in command], log, **options)
+        self.started.append(running)
+        return running
+
+    def end(self) -> None:
+        """End what is still running, as after Ctrl-C."""
+        for running in self.started:
+            if running.process.poll() is None:
+                running.kill()
 
     def run(self, command: Sequence[str | Path], folder: Path, *, strange: bool = False) -> Ended:
         """Run a command to its end."""
