@@ -62,8 +62,10 @@ grid: $(VENV)/installed
 	for change in $(GRID_CALIBRATED); do $(QUEUE) -S train.epochs=0 || exit; done
 	for change in $(GRID_TRAINED); do $(QUEUE) || exit; done
 	$(IN_VENV) dvc queue start
-	while sleep 60; state=$$($(IN_VENV) dvc queue status) && left=$$(grep -Ec ' (Queued|Running)' <<< "$$state") && \
-	  ! grep -q '0 active, 0 idle' <<< "$$state"; do echo "$$left experiments left; dvc queue stop --kill ends them"; done
+	while sleep 60; do state=$$($(IN_VENV) dvc queue status) || continue; \
+	  left=$$(grep -Ec ' (Queued|Running)' <<< "$$state") || break; \
+	  ! grep -q '0 active, 0 idle' <<< "$$state" || break; \
+	  echo "$$left experiments left; dvc queue stop --kill ends them"; done
 	$(IN_VENV) dvc exp show --csv --rev $(COMMIT) --hide-failed --hide-queued \
 	  --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
 	sed -i -n -e 's/\r$$//' -e 1p -e 's/^$(GRID)//p' metrics/grid.csv.partial
