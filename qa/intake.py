@@ -113,9 +113,8 @@ def build_checkpoint(source: Path, out: Path, name: str) -> None:
         name: what to call `source` in an error.
 
     Raises:
-        UserError: the config is not that of a question-answering encoder, the weights are not
-            those of the config, not safetensors or not finite, or there is no fast tokenizer that
-            belongs to them.
+        UserError: the config describes no question-answering encoder, the weights do not fit it,
+            are not safetensors or not finite, or no fast tokenizer belongs to them.
     """
     transformers.logging.set_verbosity_error()  # what is to be said of the folder, errors say
     config = _read_config(source, name)

@@ -125,13 +125,21 @@ def pull(repo: Repo, targets: Sequence[str] = ()) -> int:
         next(iter(open_remote(repo).list_blobs(results_per_page=1)), None)
         if not targets:
             repo.stage_cache.pull(REMOTE)
-        try:
-            return int(repo.pull(targets=list(targets) or None, remote=REMOTE)["stats"]["fetched"])
-        except CheckoutError as error:
-            raise UserError(
-                f"not in the remote: {_and_more(sorted(map(str, error.target_infos)))}; `dvc repro`"
-                " makes it, or `make push` where it was made"
-            ) from None
+        fetched = int(repo.fetch(list(targets) or None, remote=REMOTE))
+    try:
+        repo.checkout(list(targets) or None)
+    except CheckoutError as error:
+        raise UserError(
+            f"not in the remote: {_and_more(sorted(map(str, error.target_infos)))}; `dvc repro`"
+            " makes it, or `make push` where it was made"
+        ) from None
+    except DvcException as error:
+        # Files that are in no cache, say. They are fetched: `dvc checkout` names them all.
+        raise UserError(
+            f"pull: {first_sentence(error)}; `dvc checkout` says which, `dvc checkout --force`"
+            " takes what was fetched in their place"
+        ) from None
+    return fetched
 
 
 def check_complete(repo: Repo) -> None:

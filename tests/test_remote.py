@@ -189,6 +189,10 @@ def test_each_failure_of_a_pull_has_its_line(
     assert "not in the remote: answers and 1 more; `dvc repro` makes it" in says()
     assert "not in the remote: model; " in says("model")
     assert "pull: " in says("nothing")
+    (other.folder / "answers").write_text("mine", encoding="utf-8")
+    assert "`dvc checkout` says which" in says("answers")
+    assert (other.folder / "answers").read_text(encoding="utf-8") == "mine"
+    (other.folder / "answers").unlink()
     whole = other.env["AZURE_STORAGE_CONNECTION_STRING"]
     other.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.sas(AccountSasPermissions(write=True))
     assert "no permission to read from container unpushed" in says()
