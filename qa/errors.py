@@ -12,7 +12,8 @@ import re
 import reprlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 _SHORT = reprlib.Repr()
@@ -133,6 +134,34 @@ def listed(first: Sequence[str], total: int) -> str:
     """The first mistakes of many, at most `NAMED`, and how many more there are."""
     more = [f"and {total - len(first)} more"] if total > len(first) else []
     return "; ".join([*first, *more])
+
+
+@contextmanager
+def reading(what: object, remedy: str) -> Iterator[None]:
+    """Turn what readers raise inside the block into one line about a file of this project's own.
+
+    Such a file is right or spoilt, and each reader has errors of its own for the latter.
+
+    Args:
+        what: the file.
+        remedy: what makes it anew.
+
+    Raises:
+        UserError: it is not there, or is not what the project wrote.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or what}: no such file; {remedy}") from None
+    except OSError:
+        raise  # `run` names the file
+    except Exception as error:
+        raise UserError(
+            f"{what}: not what this project wrote ({type(error).__name__}:"
+            f" {first_sentence(error)}); {remedy}"
+        ) from None
 
 
 def first_sentence(error: Exception) -> str:

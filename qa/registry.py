@@ -25,7 +25,7 @@ from scmrepo.exceptions import SCMError
 from scmrepo.git import Git
 
 from qa.contenders import PROJECT_INT8
-from qa.errors import UserError, first_sentence
+from qa.errors import UserError, first_sentence, reading
 
 ARTIFACT = "bert-qa-int8"
 """Its name in dvc.yaml and in tags."""
@@ -150,6 +150,11 @@ def without_password(url: str) -> str:
 
 
 def _read_version(name: str, files: GitFileSystem) -> Version:
+    with reading(f"{EVALUATION} or dvc.lock at {name}", "a tag cannot be changed: release anew"):
+        return _figures(name, files)
+
+
+def _figures(name: str, files: GitFileSystem) -> Version:
     metrics = json.loads(files.read_bytes(EVALUATION)) if files.exists(EVALUATION) else {}
     comparable = "f1_difference" in metrics.get("int8", {})  # the first commits' has none
     return Version(name, metrics if comparable else None, _own_benchmark(files))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
+from qa.errors import UserError, end_quietly, reading, run
 
 end_quietly()
 
@@ -70,10 +70,12 @@ def _check_gate() -> None:
     file = Path(EVALUATION)
     if not file.is_file():
         raise UserError(f"{file}: no such file; run `dvc repro` and commit what it wrote")
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    if "f1_difference" not in metrics.get("int8", {}):
-        raise UserError(f"{file}: no int8.f1_difference in it; run `dvc repro` and commit it")
-    check_f1_drop(metrics, read_params().evaluate.max_f1_drop)
+    params = read_params()
+    with reading(file, "run `dvc repro` and commit it"):
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        if "f1_difference" not in metrics.get("int8", {}):
+            raise UserError(f"{file}: no int8.f1_difference in it; run `dvc repro` and commit it")
+        check_f1_drop(metrics, params.evaluate.max_f1_drop)
 
 
 def _check_reproduced(repo: Repo) -> None:

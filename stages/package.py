@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
+from qa.errors import end_quietly, reading, run
 
 end_quietly()
 
@@ -24,8 +24,10 @@ PACKAGE = Path("models/bert-qa-int8")
 
 def main() -> None:
     params = read_params()
-    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
-    card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate)
+    with reading(METRICS, "run `dvc repro evaluate`"):
+        metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    with reading(f"{MODEL} or {METRICS}", "remove both and run `dvc repro`"):
+        card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate)
     with whole_folder(PACKAGE) as out:
         shutil.copytree(MODEL, out, dirs_exist_ok=True)
         card.save(out / "README.md")

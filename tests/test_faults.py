@@ -218,6 +218,32 @@ def test_a_checkpoint_that_is_cut_off_is_named(tmp_path: Path, tiny_model: Path,
         load_model(base, dropout=False)
 
 
+@pytest.mark.fault("metrics or model of a package: {how}")
+@pytest.mark.parametrize(
+    ("how", "file", "spoilt"),
+    [
+        ("metrics cut off", "metrics/evaluation.json", b'{"fp32": {"f1'),
+        ("metrics of another shape", "metrics/evaluation.json", b'{"fp32": []}'),
+        ("metrics that are a list", "metrics/evaluation.json", b"[1]"),
+        ("metrics in another encoding", "metrics/evaluation.json", b"\xff\xfe"),
+        ("no model", "models/onnx/int8/model.onnx", b""),
+        ("a model cut off", "models/onnx/int8/model.onnx", b"\x08"),
+        ("a config cut off", "models/onnx/int8/config.json", b"{"),
+    ],
+)
+def test_what_a_package_is_made_of_is_named_when_spoilt(
+    place: Place, tiny_onnx: Path, how: str, file: str, spoilt: bytes
+) -> None:
+    shutil.copytree(tiny_onnx, place.folder / "models/onnx/int8")
+    (place.folder / "metrics").mkdir()
+    shutil.copy(ROOT / "metrics/evaluation.json", place.folder / "metrics")
+    (place.folder / file).write_bytes(spoilt)
+    said = failed(place.run("package"))
+    assert file.partition("/")[0] in said
+    assert "dvc repro" in said
+    assert not (place.folder / "models/bert-qa-int8").exists()
+
+
 @pytest.mark.fault(
     "a compiled model in .cache/openvino, {how}", sees="the same answers; it is compiled anew"
 )

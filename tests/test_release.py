@@ -340,3 +340,14 @@ def test_a_checkout_of_somebody_else_is_told_git_s_remedy(project: Project) -> N
             f"error: {project.folder}: another user's checkout, which git does not read; if you"
             f" trust it: git config --global --add safe.directory {project.folder}\n"
         )
+
+
+@pytest.mark.fault("metrics at a version's tag that are spoilt")
+def test_a_version_with_spoilt_metrics_is_named(project: Project) -> None:
+    (project.folder / "metrics/evaluation.json").write_text('{"int8": [', encoding="utf-8")
+    project.commit("spoil the metrics")
+    project.git("tag", "-a", "-m", "x", "bert-qa-int8@v1.0.0")
+    done = project.run("python", "scripts/versions.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: metrics/evaluation.json or dvc.lock at bert-qa-int8")
+    assert done.stderr.count("\n") == 1
