@@ -12,7 +12,7 @@ from qa.checkpoints import torch_forward
 from qa.errors import UserError, first_sentence
 from qa.features import Tokenizer, make_windows, pad, padded_length
 from qa.params import Params, Windows
-from qa.processor import has_bf16
+from qa.processor import check_sessions, has_bf16
 from qa.shifting import shift_channels
 from qa.splitting import split_outlier_channels
 from qa.squad import Example
@@ -20,7 +20,7 @@ from qa.training import use_bf16
 
 
 def check_machine(params: Params) -> None:
-    """Check that the processor multiplies in the types that are asked for.
+    """Check that the processor multiplies in the types that are asked for, and has the cores.
 
     Raises:
         UserError: it does not.
@@ -33,6 +33,7 @@ def check_machine(params: Params) -> None:
             )
     for training in (params.finetune, params.train):
         use_bf16(training)
+    check_sessions(params.infer.sessions)
 
 
 def check_model(

@@ -12,8 +12,11 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import psutil
+
+from qa.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
 CGROUPS = Path("/proc/self/cgroup")
@@ -46,6 +49,20 @@ def processors() -> list[int]:
         return allowed
     first = secrets.randbelow(len(allowed))
     return sorted((allowed[first:] + allowed[:first])[:count])
+
+
+def check_sessions(count: int | Literal["auto"]) -> None:
+    """Check that there is a processor for each of as many sessions.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    allowed = len(processors())
+    if count != "auto" and count > allowed:
+        raise UserError(
+            f"params.yaml: infer.sessions: found {count}; this process may use {allowed}"
+            " processors: set auto or fewer"
+        )
 
 
 def available_memory() -> int:

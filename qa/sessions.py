@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from qa.errors import UserError, first_sentence
 from qa.logits import Forward
-from qa.processor import available_memory, cores, has_bf16, processors
+from qa.processor import available_memory, check_sessions, cores, has_bf16, processors
 
 if TYPE_CHECKING:
     from qa.params import Precision
@@ -83,15 +83,11 @@ class Sessions:
         self._sessions: list[tuple[BaseProcess, Connection]] = []
         self._idle: SimpleQueue[tuple[BaseProcess, Connection]] = SimpleQueue()
         numbers = processors()
+        check_sessions(count)
         if count == "auto":
             # Memory bounds how many run and not what each computes on, of which answers depend.
             most = max(1, _memory_allows(folder / "model.onnx"))
             shares = _shares(numbers, _count(len(numbers)))[:most]
-        elif count > len(numbers):
-            raise UserError(
-                f"params.yaml: infer.sessions: found {count}; this process may use {len(numbers)}"
-                " processors: set auto or fewer"
-            )
         else:
             shares = _shares(numbers, count)
         self.count = len(shares)

@@ -228,6 +228,9 @@ def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.Monke
             UserError, match=rf"{section}\.precision: found 'bf16'.* lacks; set fp32"
         ):
             check_machine(params.model_copy(update={section: changed}))
+    many = params.infer.model_copy(update={"sessions": 99})
+    with pytest.raises(UserError, match=r"params.yaml: infer.sessions: found 99"):
+        check_machine(params.model_copy(update={"infer": many}))
 
 
 @pytest.mark.parametrize(
