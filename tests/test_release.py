@@ -349,5 +349,5 @@ def test_a_version_with_spoilt_metrics_is_named(project: Project) -> None:
     project.git("tag", "-a", "-m", "x", "bert-qa-int8@v1.0.0")
     done = project.run("python", "scripts/versions.py")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: metrics/evaluation.json or dvc.lock at bert-qa-int8")
+    assert done.stderr.startswith("error: metrics/evaluation.json or dvc.lock at v1.0.0: not what")
     assert done.stderr.count("\n") == 1
