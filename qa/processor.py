@@ -57,8 +57,7 @@ def check_sessions(count: int | Literal["auto"]) -> None:
     Raises:
         UserError: there are fewer.
     """
-    allowed = len(processors())
-    if count != "auto" and count > allowed:
+    if count != "auto" and count > (allowed := len(processors())):
         raise UserError(
             f"params.yaml: infer.sessions: found {count}; this process may use {allowed}"
             " processors: set auto or fewer"

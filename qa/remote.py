@@ -133,6 +133,8 @@ def pull(repo: Repo, targets: Sequence[str] = ()) -> int:
             f"not in the remote: {_and_more(sorted(map(str, error.target_infos)))}; `dvc repro`"
             " makes it, or `make push` where it was made"
         ) from None
+    except LockError:
+        raise
     except DvcException as error:
         # Files that are in no cache, say. They are fetched: `dvc checkout` names them all.
         raise UserError(
