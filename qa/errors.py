@@ -32,15 +32,6 @@ ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 """What a script says when a signal ends it."""
 
 
-def end_quietly() -> None:
-    """Let Ctrl-C end a script without a word, as SIGTERM does, until `run` takes over.
-
-    To be called before a script imports what takes seconds, and would answer with a traceback.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def run(main: Callable[[], None]) -> None:
     """Run the `main` of a script so that a person's mistake never ends in a traceback.
 

@@ -5,6 +5,11 @@ own parser, and loads azure/ml/*.yml with azure-ai-ml. Executes nothing of Azure
 is for a subscription to show.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import os
 import stat

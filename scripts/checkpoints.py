@@ -5,20 +5,21 @@ python scripts/checkpoints.py restore    fetches the newest checkpoint of every 
 A checkpoint is whole with its hashes.json (`qa.training.SEAL`), which is written, and sent, last.
 """
 
-import argparse
 import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse
 import sys
 import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
-
-end_quietly()
-
 from azure.storage.blob import ContainerClient
 
+from qa.errors import UserError, run
 from qa.outputs import whole_file, whole_folder
 from qa.remote import open_remote, open_repo
 from qa.storage import one_line

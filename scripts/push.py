@@ -1,14 +1,16 @@
 """Push outputs and the run cache to the DVC remote: `make push`."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
-
-end_quietly()
-
+from qa.errors import UserError, run
 from qa.remote import check_complete, open_repo, push
 
 

@@ -6,20 +6,22 @@ uses it for BERT-large.
 
 from __future__ import annotations
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qa.adapter import ENCODER_PACKAGE, encoder_folder
+from qa.errors import run
 from qa.intake import build_tokenizer
 from qa.outputs import whole_folder
 

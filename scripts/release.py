@@ -4,6 +4,11 @@ Refuses what could not be fetched and made again as it is; pushes, then tags. A 
 leaves no tag, and the same command goes on.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import sys
@@ -11,14 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, reading, run
-
-end_quietly()
-
 from dvc.repo import Repo
 from scmrepo.exceptions import InvalidRemote
 from scmrepo.git import Git
 
+from qa.errors import UserError, reading, run
 from qa.evaluation import check_f1_drop
 from qa.params import read_params
 from qa.registry import (

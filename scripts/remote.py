@@ -4,6 +4,11 @@ python scripts/remote.py --account A --container C     as `make remote ACCOUNT=A
 Writes account and container to .dvc/config.local, which git does not hold.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import os
 import sys
@@ -11,10 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
+from qa.errors import run
 from qa.remote import REMOTE, open_repo
 from qa.storage import check_container, on_azure, open_container
 

@@ -6,16 +6,17 @@ SQuAD JSON for training and for validation; the card beside the adapter says whi
 
 from __future__ import annotations
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.errors import end_quietly, run
-
-end_quietly()
 
 from qa.adapter import (
     ADAPTER_FILES,
@@ -27,6 +28,7 @@ from qa.adapter import (
 )
 from qa.checkpoints import torch_forward
 from qa.engine import Engine
+from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.intake import build_tokenizer
 from qa.metrics import exact_match_and_f1

@@ -4,16 +4,18 @@ python scripts/versions.py              of this checkout
 python scripts/versions.py REPOSITORY   of another, or of a URL: `make versions REPO=URL`
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
+from qa.errors import run
 from qa.registry import ARTIFACT, read_versions, summary, without_password
 
 

@@ -4,16 +4,18 @@ Writes metrics/benchmark.json, a table for DVC's plot and metrics/benchmark.png.
 it, and a plain `dvc repro` leaves it out: timings are never the same twice.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
+from qa.errors import run
 from qa.params import read_params
 
 TRAIN, VALIDATION = Path("data/squad/train.jsonl"), Path("data/squad/validation.jsonl")

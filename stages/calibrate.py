@@ -4,18 +4,20 @@ Writes models/ptq/, what post-training quantization gives: where quantization-aw
 and what it is measured against.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
 import torch
 
 from qa.checkpoints import load_model
+from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
 from qa.overflow import widen_ranges

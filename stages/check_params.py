@@ -4,17 +4,19 @@ DVC removes a stage's outputs before it runs the stage: what is wrong is found h
 lost. Writes models/windows.json, the windows that the model was seen to read.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
-
-end_quietly()
-
 from qa.checkpoints import load_model
 from qa.checks import check_machine, check_model
+from qa.errors import UserError, run
 from qa.features import load_tokenizer
 from qa.outputs import check_output, write_json
 from qa.params import read_params

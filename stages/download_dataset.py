@@ -4,15 +4,17 @@ Writes train and validation under data/squad/ in one schema, whatever they came 
 left out of them, if `dataset.on_bad_answer` is drop.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
-
-end_quietly()
-
+from qa.errors import UserError, run
 from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.squad import Fault, check_answerable, read_squad_json, subset, write_examples, write_faults

@@ -3,15 +3,17 @@
 Writes config, tokenizer and safetensors under models/base/.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
+from qa.errors import run
 from qa.intake import build_checkpoint, is_checkpoint_file
 from qa.outputs import whole_folder
 from qa.params import read_params

@@ -4,15 +4,17 @@ Writes metrics/evaluation.json, a plot of F1 by question word and the answers of
 SQuAD's prediction format; then fails if INT8 lost more than `evaluate.max_f1_drop`.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
+from qa.errors import run
 from qa.params import read_params
 
 FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}

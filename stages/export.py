@@ -4,20 +4,22 @@ Writes models/onnx/fp32/, models/onnx/ptq/ (INT8 after calibration alone) and mo
 (after QAT), which Optimum and transformers load as they are.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
 from pydantic import BaseModel
 from torch.nn import Module
 
 from qa.checkpoints import WEIGHTS_FILE, load_model
+from qa.errors import run
 from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder

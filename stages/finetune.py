@@ -3,16 +3,18 @@
 Writes models/fp32/, the baseline and the teacher of quantization-aware training.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, run
-
-end_quietly()
-
 from qa.checkpoints import load_model, save_checkpoint
+from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import fingerprint, whole_folder
 from qa.params import Windows, read_params

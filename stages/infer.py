@@ -5,16 +5,18 @@ python stages/infer.py --question Q --context C     prints the answer
 python stages/infer.py --model FOLDER               either, by a released model that was fetched
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import UserError, end_quietly, run
-
-end_quietly()
-
+from qa.errors import UserError, run
 from qa.params import read_params
 
 MODEL = Path("models/onnx/int8")

@@ -3,6 +3,11 @@
 Writes models/bert-qa-int8/: what export wrote to models/onnx/int8/, and README.md.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import shutil
 import sys
@@ -10,11 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qa.errors import end_quietly, reading, run
-
-end_quietly()
-
 from qa.card import make_card
+from qa.errors import reading, run
 from qa.outputs import whole_folder
 from qa.params import read_params
 

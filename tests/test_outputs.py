@@ -186,6 +186,7 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_the_former(
 REPLACING = """
 import sys, itertools
 from pathlib import Path
+from typing import Any
 from qa import outputs
 if sys.argv[2] == "without exchange":
     def refuse(one, other): raise OSError(22, "not here")
@@ -324,48 +325,61 @@ def test_how_a_script_ends(code: str, status: int, error: str) -> None:
     assert (done.returncode, done.stderr) == (status, error)
 
 
-SLOW_IMPORT = """
-import sys
-sys.path.insert(0, "{folder}")
-from qa.errors import end_quietly, run
-end_quietly()
-{before}
-def main():
-    import slow
-if __name__ == "__main__":
-    run(main)
-"""
+SCRIPTS = [*sorted((ROOT / "stages").glob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]
+
+
+def interruptible(command: list[object], **options: Any) -> subprocess.Popen[str]:
+    """A process that heeds Ctrl-C, also when these tests run in the background and do not."""
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+
+
+@pytest.mark.fault("Ctrl-C while a script imports its first modules", sees="nothing")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_ctrl_c_is_quiet_before_a_script_imports_anything(tmp_path: Path, script: Path) -> None:
+    for module in ("argparse", "json", "pathlib"):  # at least one is imported by each, early
+        (tmp_path / f"{module}.py").write_text(
+            f"import os, signal, time\nos.write(1, b'{module}')\n"
+            "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        )
+    process = interruptible(
+        [sys.executable, script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    said, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (-signal.SIGINT, "")
+    assert said in {"argparse", "json", "pathlib"}
 
 
 @pytest.mark.fault(
-    "Ctrl-C or SIGTERM while libraries are imported", sees="`interrupted`, `terminated` or nothing"
+    "Ctrl-C or SIGTERM while a stage imports libraries", sees="`interrupted`, `terminated`"
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("before", ["import slow", ""])
 def test_a_script_that_is_ended_while_it_imports_has_no_traceback(
-    tmp_path: Path, number: signal.Signals, before: str
+    tmp_path: Path, number: signal.Signals
 ) -> None:
-    """At its top, or in its `main`, where C code would print one of its own."""
+    """In its `main`, where C code would print one of its own."""
     (tmp_path / "slow.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(60)\n")
-    (tmp_path / "script.py").write_text(SLOW_IMPORT.format(folder=ROOT, before=before))
-    signals = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"],
+    program = "from qa.errors import run\ndef main():\n    import slow\nrun(main)"
+    process = interruptible(
+        [sys.executable, "-c", program],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
     )
-    signal.signal(signal.SIGINT, signals)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    if before:
-        assert (process.returncode, error) == (-number, "")
-    else:
-        word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-        assert (process.returncode, error) == (128 + number, f"{word}\n")
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (process.returncode, error) == (128 + number, f"{word}\n")
 
 
 @pytest.mark.fault("SIGTERM while code in C is imported", sees="`terminated`")
