@@ -12,6 +12,7 @@ import re
 import reprlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -76,6 +77,29 @@ def run(main: Callable[[], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block has ended.
+
+    For what must not stop halfway, such as starting a process that waits to be told its task. In
+    another thread than the main one, which signals do not interrupt, it does nothing.
+    """
+    heard: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    here = threading.current_thread() is threading.main_thread()
+    deferred = [number for number, handler in handlers.items() if here and handler is not None]
+    for number in deferred:
+        if handlers[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        for number in deferred:
+            signal.signal(number, handlers[number])
+        for held_back in heard:
+            signal.raise_signal(held_back)
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from qa.errors import UserError, first_sentence
+from qa.errors import UserError, deferred_signals, first_sentence
 from qa.logits import Forward
 from qa.processor import available_memory, check_sessions, cores, has_bf16, processors
 
@@ -97,18 +97,19 @@ class Sessions:
         # Ctrl-C reaches the whole process group. It is the parent's to answer; a process inherits
         # what is blocked, so that it hears nothing even while it starts.
         resource_tracker.ensure_running()  # which lifts the block below when it is started later
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            for share in shares:
-                ours, theirs = context.Pipe()
-                process: BaseProcess = context.Process(
-                    target=_serve, args=(theirs, share, load), daemon=True
-                )
-                process.start()
-                theirs.close()  # so that the end of the process ends the connection
-                self._sessions.append((process, ours))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with deferred_signals():  # a process whose start was broken off would print a traceback
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                for share in shares:
+                    ours, theirs = context.Pipe()
+                    process: BaseProcess = context.Process(
+                        target=_serve, args=(theirs, share, load), daemon=True
+                    )
+                    process.start()
+                    theirs.close()  # so that the end of the process ends the connection
+                    self._sessions.append((process, ours))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for process, connection in self._sessions:
                 if (error := self._receive(process, connection)) is not None:

@@ -238,6 +238,49 @@ def test_ctrl_c_is_one_line(endless: subprocess.Popen[str], while_it_starts: boo
     assert (endless.returncode, error) == (130, "interrupted\n")
 
 
+BROKEN_OFF = """
+import os, signal, sys
+from multiprocessing import util
+from pathlib import Path
+from qa.errors import run
+from qa.sessions import Sessions
+
+start = util.spawnv_passfds
+
+def started(executable, arguments, descriptors):
+    process = start(executable, arguments, descriptors)
+    if "--multiprocessing-fork" in arguments:  # and no resource tracker
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return process
+
+def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    util.spawnv_passfds = started  # before the process is told what to do
+    Sessions(Path(sys.argv[1]), "CPUExecutionProvider", "fp32")
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.mark.fault("Ctrl-C or SIGTERM while a model's process starts", sees="one word")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_session_starts_is_one_line(
+    folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(BROKEN_OFF)
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), str(int(number))],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (done.returncode, done.stderr) == (128 + number, f"{word}\n")
+
+
 @pytest.mark.fault(
     "kill -9 of a stage whose model runs in processes", sees="the processes end with it"
 )
