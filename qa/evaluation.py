@@ -21,6 +21,7 @@ from qa.engine import Engine, Reading
 from qa.errors import UserError
 from qa.logits import Logits
 from qa.metrics import Score, mean, score_each, score_text
+from qa.params import Language
 from qa.spans import Answer
 from qa.squad import Example
 
@@ -59,23 +60,26 @@ class Results:
     answers: Sequence[Answer]
     scores: Sequence[Score]
     file: Path
+    language: Language = "en"
 
 
 def evaluate(
     engine: Engine,
     examples: Sequence[Example],
     file: Path,
+    language: Language,
     progress: Callable[[int], object] | None = None,
 ) -> Results:
     """Answer and score a data set.
 
     Args:
         file: the model's file.
+        language: of the answers, as scores count them.
         progress: called after every batch with the number of examples it finished.
     """
     reading = engine.read(examples, progress)
     answers = engine.decode(reading)
-    return Results(reading, answers, score_each(examples, answers), file)
+    return Results(reading, answers, score_each(examples, answers, language), file, language)
 
 
 def compare(results: Mapping[str, Results]) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _against(fp32: Results, other: Results) -> dict[str, float]:
     row["same_answers"] = same_answers(fp32.answers, other.answers)
     row["answer_f1"] = mean(
         [
-            score_text(b.text, [a.text] if a.text else [])
+            score_text(b.text, [a.text] if a.text else [], fp32.language)
             for a, b in zip(fp32.answers, other.answers, strict=True)
         ]
     ).f1

@@ -7,7 +7,7 @@ windows. Knows nothing of logits, of models or of what a span is worth.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from qa.errors import UserError, first_sentence
 from qa.squad import Example, Span
+from qa.words import Units, find_units
 
 TENSOR_CORE_MULTIPLE = 8
 """Padded lengths are multiples of 8 tokens, the tile that INT8 and BF16 kernels work in."""
 
 ENCODINGS = 1024
-"""Windows whose words are found at once: enough for speed, and no more memory than that."""
+"""Windows whose tokens are placed at once: enough for speed, and no more memory than that."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class Window:
         example: index of the example in the list that was tokenized.
         input_ids: token ids, without padding.
         token_type_ids: segment ids of the same length, or None for models without them.
-        starts: int32, one a token: first character of the word that the token is part of, as an
-            offset into the context; -1 for tokens outside the context.
-        ends: int32, one a token: one past the last character of that word; -1 likewise.
+        starts: int32, one a token: first character of the unit (`qa.words`) that the token begins
+            in, as an offset into the context; -1 for tokens outside the context or of white space.
+        ends: int32, one a token: one past the last character of the unit that the token ends in;
+            -1 likewise.
     """
 
     example: int
@@ -58,12 +60,9 @@ class Window:
         inside = np.flatnonzero(self.starts >= 0)
         if not len(inside) or self.starts[inside[0]] > span.start or self.ends[inside[-1]] < end:
             return 0, 0
-        first = inside[np.searchsorted(self.starts[inside], span.start, side="right") - 1]
-        # The first token of the word that holds the start, the last of the one that holds the end.
-        first = inside[np.searchsorted(self.starts[inside], self.starts[first], side="left")]
-        last = inside[np.searchsorted(self.ends[inside], end, side="left")]
-        last = inside[np.searchsorted(self.ends[inside], self.ends[last], side="right") - 1]
-        return int(first), int(last)
+        first = int(np.searchsorted(self.ends[inside], span.start, side="right"))
+        last = int(np.searchsorted(self.starts[inside], end, side="left")) - 1
+        return (int(inside[first]), int(inside[last])) if first <= last else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ def make_windows(
     max_length: int,
     doc_stride: int,
     max_question_length: int,
+    align_to_words: bool = True,
 ) -> list[Window]:
     """Tokenize examples into windows, those of one example together and in reading order.
 
@@ -123,6 +123,8 @@ def make_windows(
         max_length: tokens a window at most, special tokens included.
         doc_stride: tokens that two neighbouring windows of one context share.
         max_question_length: tokens of a question at most; a longer one loses its end.
+        align_to_words: whether answers are whole words, see `qa.words`; without, they begin and
+            end at any token.
 
     Returns:
         At least one window an example.
@@ -155,8 +157,14 @@ def make_windows(
     )
     parts = [(i, part) for i, first in enumerate(encoded) for part in (first, *first.overflowing)]
     windows = []
+    units: dict[str, Units] = {}
     for some in (parts[at : at + ENCODINGS] for at in range(0, len(parts), ENCODINGS)):
-        starts, ends = _word_boundaries([part for _, part in some])
+        contexts = {examples[i].context for i, _ in some}
+        units = {  # of many questions on one context, or many windows of it, found once
+            text: units[text] if text in units else find_units(text, words=align_to_words)
+            for text in contexts
+        }
+        starts, ends = _boundaries(some, {i: units[examples[i].context] for i, _ in some})
         windows += [
             Window(
                 example=i,
@@ -170,39 +178,61 @@ def make_windows(
     return windows
 
 
-def _word_boundaries(
-    encodings: Sequence[tokenizers.Encoding],
+def _boundaries(
+    parts: Sequence[tuple[int, tokenizers.Encoding]], units: Mapping[int, Units]
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
     """`Window.starts` and `Window.ends` of each encoding.
 
     Of all at once: for a window alone, calling numpy takes longer than what it computes.
+
+    Args:
+        parts: encodings, each with the index of its example.
+        units: by index, what `find_units` finds in the context.
     """
-    lengths = [len(encoding) for encoding in encodings]
+    lengths = [len(part) for _, part in parts]
     total = sum(lengths)
-
-    def flat(values: Iterable[int | None]) -> NDArray[np.int32]:
-        return np.fromiter((-1 if v is None else v for v in values), np.int32, total)
-
-    sequence = flat(chain.from_iterable(encoding.sequence_ids for encoding in encodings))
-    word = flat(chain.from_iterable(encoding.word_ids for encoding in encodings))
+    sequence = np.fromiter(
+        (-1 if i is None else i for _, part in parts for i in part.sequence_ids), np.int32, total
+    )
     offsets = np.fromiter(
-        chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)),
-        np.int32,
+        chain.from_iterable(chain.from_iterable(part.offsets for _, part in parts)),
+        np.int64,
         2 * total,
     ).reshape(-1, 2)
+    # Put the contexts one behind the other, so that units of all are in one order.
+    examples = list(dict.fromkeys(i for i, _ in parts))
+    room = [int(units[i].ends[-1]) if len(units[i].ends) else 0 for i in examples]
+    before = dict(zip(examples, accumulate(room[:-1], initial=0), strict=True))
+    unit_starts = np.concatenate([units[i].starts + before[i] for i in examples])
+    unit_ends = np.concatenate([units[i].ends + before[i] for i in examples])
+    separates = np.concatenate([units[i].separates for i in examples])
     starts, ends = np.full((2, total), -1, dtype=np.int32)
     context = np.flatnonzero(sequence == 1)
+    shift = np.repeat([before[i] for i, _ in parts], lengths)[context]
+    window = np.repeat(np.arange(len(parts)), lengths)[context]
+    low, high = offsets[context].T + shift
+    first = np.searchsorted(unit_ends, low, side="right")
+    last = np.searchsorted(unit_starts, high, side="left") - 1
+    # Tokens of white space alone are in no unit, and no answer begins or ends with them.
+    kept = np.flatnonzero(first <= last)
+    context, shift, window, low, high, first, last = (
+        values[kept] for values in (context, shift, window, low, high, first, last)
+    )
+    # Of a token that holds more than a comma or a bracket, those are no part of an answer's ends.
+    at = np.arange(len(separates))
+    after = np.minimum.accumulate(np.where(separates, len(at), at)[::-1])[::-1][first]
+    to = np.maximum.accumulate(np.where(separates, -1, at))[last]
+    first, last = np.where(after <= last, (after, to), (first, last))
+    starts_of, ends_of = unit_starts[first], unit_ends[last]
     if len(context):
-        # Tokens of one word are neighbours: give each the first start and the last end of them.
-        window = np.repeat(np.arange(len(lengths)), lengths)[context]
-        new = np.diff(word[context], prepend=-2) != 0
-        first = np.flatnonzero(new | (np.diff(window, prepend=-1) != 0))
-        of_word = np.repeat(np.arange(len(first)), np.diff(first, append=len(context)))
-        last = np.append(first[1:], len(context)) - 1
-        starts[context] = offsets[context, 0][first][of_word]
-        ends[context] = offsets[context, 1][last][of_word]
-    after = list(accumulate(lengths, initial=0))
-    each = [slice(*pair) for pair in pairwise(after)]
+        # What a window cuts in two is whole in neither: each has the part that it reads.
+        edges = np.flatnonzero(np.diff(window, prepend=-1, append=-1))
+        number = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+        least = np.maximum(low, starts_of)[edges[:-1]][number]
+        most = np.minimum(high, ends_of)[edges[1:] - 1][number]
+        starts[context] = np.maximum(starts_of, least) - shift
+        ends[context] = np.minimum(ends_of, most) - shift
+    each = [slice(*pair) for pair in pairwise(accumulate(lengths, initial=0))]
     return [starts[part] for part in each], [ends[part] for part in each]
 
 

@@ -43,6 +43,8 @@ Epochs = Annotated[Real, Field(ge=0, le=10_000)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 Precision = Literal["fp32", "bf16"]
+Language = Literal["en", "ar", "de", "es", "hi", "vi", "zh", "other"]
+"""Whose articles and characters scores know: `qa.metrics`."""
 
 
 class _Section(BaseModel):
@@ -76,6 +78,7 @@ class Windows(_Section):
     max_length: Annotated[int, Field(ge=16, le=2**16)]
     doc_stride: Annotated[int, Field(ge=0, le=2**16)]
     max_question_length: Count
+    align_to_words: bool = True
 
 
 class Decoding(_Section):
@@ -159,6 +162,7 @@ class Evaluate(_Section):
 
     provider: Provider
     precision: Precision
+    language: Language = "en"
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
 
 

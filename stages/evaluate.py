@@ -55,7 +55,13 @@ def main() -> None:
                     params.decoding,
                     sessions.count,
                 )
-                results[name] = evaluate(engine, examples, folder / "model.onnx", bar.update)
+                results[name] = evaluate(
+                    engine,
+                    examples,
+                    folder / "model.onnx",
+                    params.evaluate.language,
+                    bar.update,
+                )
         for name, result in results.items():
             texts = (answer.text for answer in result.answers)
             ids = (example.id for example in examples)

@@ -15,7 +15,7 @@ from qa.features import make_windows, pad
 from qa.squad import Example, Span, read_squad_json
 from tests.conftest import ROOT
 
-SIZES = {"max_length": 64, "doc_stride": 16, "max_question_length": 16}
+SIZES: dict[str, Any] = {"max_length": 64, "doc_stride": 16, "max_question_length": 16}
 LONG = Example(
     "long",
     "Where was it?",
@@ -100,7 +100,7 @@ def test_neighbours_do_not_share_words(tokenizer: Any, monkeypatch: pytest.Monke
         "Rome",
     ]
     examples = [Example(context, "Where?", context) for context in contexts]
-    sizes = {"max_length": 32, "doc_stride": 0, "max_question_length": 16}
+    sizes: dict[str, Any] = {"max_length": 32, "doc_stride": 0, "max_question_length": 16}
     together = make_windows(examples, tokenizer, **sizes)
     assert len(together) > len(contexts)
     for i, context in enumerate(contexts):
@@ -132,7 +132,7 @@ def test_a_long_question_loses_its_end(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("question", ["\ud55c\uad6d\uc5b4 " * 30, "\U0001f600" * 60, "ﬃ" * 60])
 def test_a_question_of_letters_that_are_many_tokens(tokenizer: Any, question: str) -> None:
-    sizes = {"max_length": 40, "doc_stride": 8, "max_question_length": 16}
+    sizes: dict[str, Any] = {"max_length": 40, "doc_stride": 8, "max_question_length": 16}
     windows = make_windows([Example("", question, LONG.context)], tokenizer, **sizes)
     assert max(len(window) for window in windows) <= 40
 
@@ -144,7 +144,7 @@ def test_a_window_longer_than_the_model_reads_is_an_error(tokenizer: Any) -> Non
 
 def test_a_window_whose_padding_the_model_cannot_read_is_an_error(tokenizer: Any) -> None:
     reads = replace(tokenizer, model_max_length=70)
-    sizes = {"doc_stride": 8, "max_question_length": 16}
+    sizes: dict[str, Any] = {"doc_stride": 8, "max_question_length": 16}
     make_windows([LONG], reads, max_length=64, **sizes)
     with pytest.raises(UserError, match=r"found 65; this model reads at most 70 tokens, padded"):
         make_windows([LONG], reads, max_length=65, **sizes)

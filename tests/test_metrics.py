@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qa.metrics import exact_match_and_f1, score_text
+from qa.params import Language
 from qa.spans import Answer
 from qa.squad import Example, Span
 
@@ -43,6 +44,36 @@ from qa.squad import Example, Span
 )
 def test_scores(prediction: str, golds: list[str], exact_match: float, f1: float) -> None:
     score = score_text(prediction, golds)
+    assert score.exact_match == pytest.approx(exact_match)
+    assert score.f1 == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("language", "prediction", "gold", "exact_match", "f1"),
+    [
+        # Worked out by hand from MLQA's evaluation.
+        ("es", "la Torre Eiffel", "Torre Eiffel.", 100, 100),
+        ("es", "¡Hola!", "hola", 100, 100),
+        ("de", "der Eiffelturm", "Eiffelturm", 100, 100),
+        ("vi", "của Hà Nội", "Hà Nội", 100, 100),
+        ("hi", "the दिल्ली", "दिल्ली", 0, 200 / 3),
+        ("ar", "القاهرة", "قاهرة", 100, 100),
+        # Four ideographs against two of them: precision 1/2, recall 1; digits are one word.
+        ("zh", "北京大学", "大学", 0, 200 / 3),
+        ("zh", "2010年", "2010 年。", 100, 100),
+        ("zh", "（北京）", "北京", 100, 100),
+        ("en", "北京大学", "大学", 0, 0),
+        # Kana, Thai and Hangul are counted by character, Latin by word; no articles.
+        ("other", "富士山は", "富士山", 0, 600 / 7),
+        ("other", "서울은", "서울", 0, 80),
+        ("other", "ไทย", "ไทย", 100, 100),
+        ("other", "the Tower", "Tower", 0, 200 / 3),
+    ],
+)
+def test_scores_of_other_languages(
+    language: Language, prediction: str, gold: str, exact_match: float, f1: float
+) -> None:
+    score = score_text(prediction, [gold], language)
     assert score.exact_match == pytest.approx(exact_match)
     assert score.f1 == pytest.approx(f1)
 
