@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
@@ -23,6 +24,10 @@ from transformers import (
 
 from qa.errors import UserError, first_sentence
 from qa.logits import Forward
+from qa.tracing import make_traceable
+
+# A bar for reading weights and one for writing them, done in a moment, among a stage's own lines.
+transformers.logging.disable_progress_bar()
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -66,9 +71,19 @@ def load_model(
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation="eager",
+            ignore_mismatched_sizes=True,  # they are told of below, each with its name
             output_loading_info=True,
         )
-    missing = [key for key in info["missing_keys"] if not key.startswith("qa_outputs")]
+    make_traceable(model)
+    # Another task's head may be of more outputs than a start and an end: then it is a new one.
+    head = "qa_outputs"
+    mismatched = sorted(info["mismatched_keys"])
+    for key, found, wanted in (each for each in mismatched if not each[0].startswith(head)):
+        raise UserError(
+            f"{name}: {key} has the shape {tuple(found)}, and in the model of its config.json"
+            f" {tuple(wanted)}; save the two that belong together"
+        )
+    missing = [key for key in info["missing_keys"] if not key.startswith(head)]
     if missing:
         raise UserError(f"{name}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder")
     if further := _beyond_config(model, info["unexpected_keys"]):
@@ -82,7 +97,7 @@ def load_model(
                 f"{name}: {key} holds NaN or infinity; the model's training went wrong: use"
                 " another checkpoint, or a lower learning rate"
             )
-    return model.eval(), not info["missing_keys"]
+    return model.eval(), not (info["missing_keys"] or mismatched)
 
 
 @contextmanager
@@ -102,21 +117,28 @@ def _beyond_config(model: PreTrainedModel, unexpected: list[str]) -> list[str]:
     The others are heads of other tasks, with the pooler, which those tasks read.
     """
     prefix = f"{model.base_model_prefix}."
+    # Older ones hold what the model makes itself, such as `position_ids`.
+    made = {name.removeprefix(prefix) for name, _ in model.named_buffers()}
     parts = {part for part, _ in model.base_model.named_children()}
     return sorted(
         key
         for key in unexpected
-        if key.removeprefix(prefix).partition(".")[0] in parts
-        or (key.startswith(prefix) and not key.startswith(f"{prefix}pooler."))
+        if key.removeprefix(prefix) not in made
+        and (
+            key.removeprefix(prefix).partition(".")[0] in parts
+            or (key.startswith(prefix) and not key.startswith(f"{prefix}pooler."))
+        )
     )
 
 
 def load_config_model(folder: Path) -> PreTrainedModel:
     """The architecture that a folder's config describes, its weights still to be loaded."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return AutoModelForQuestionAnswering.from_config(
+    model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(
         config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
     )
+    make_traceable(model)
+    return model
 
 
 def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Path) -> None:

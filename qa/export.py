@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,18 +96,45 @@ def to_onnx(
     return graph
 
 
+class _MainIdentityElimination(onnx_ir.passes.InPlacePass):  # type: ignore[misc]
+    """Removes Identity nodes, but of the branches of an If, where `IdentityEliminationPass` fails.
+
+    DeBERTa's relative positions have such branches, which hand on a value from outside.
+    """
+
+    def call(self, model: onnx_ir.Model) -> onnx_ir.passes.PassResult:
+        outputs = set(model.graph.outputs)
+        found = [
+            node
+            for node in model.graph
+            if node.op_type == "Identity" and node.outputs[0] not in outputs
+        ]
+        for node in found:
+            onnx_ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            model.graph.remove(node, safe=True)
+        return onnx_ir.passes.PassResult(model, modified=bool(found))
+
+
 def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Replace each QuantizeLinear of a constant by what it computes.
 
     torch leaves some scales and zero points behind Constant and Identity nodes, where NNCF's pass
-    does not look for them: make them initializers first.
+    does not look for them: make them initializers first. A weight that several layers call, as in
+    ALBERT, is quantized once for each: all of them are made one, and it is stored once.
     """
     model = onnx_ir.from_proto(graph)
     onnx_ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.IdentityEliminationPass(),
+        _MainIdentityElimination(),
         passes.RemoveUnusedNodesPass(),
     )(model)
+    quantized = Counter(node.inputs[0] for node in model.graph if node.op_type == "QuantizeLinear")
+    if any(value.is_initializer() and n > 1 for value, n in quantized.items() if value):
+        onnx_ir.passes.Sequential(
+            passes.DeduplicateInitializersPass(),
+            passes.CommonSubexpressionEliminationPass(),
+            passes.RemoveUnusedNodesPass(),
+        )(model)
     graph = onnx_ir.to_proto(model)
     compress_quantize_weights_transformation(graph)
     constants = {tensor.name for tensor in graph.graph.initializer}

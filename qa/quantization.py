@@ -22,7 +22,7 @@ from nncf.quantization.advanced_parameters import (
 )
 from nncf.torch import get_config, load_from_config
 from nncf.torch.function_hook import get_hook_storage
-from nncf.torch.quantization.layers import BaseQuantizer
+from nncf.torch.quantization.layers import BaseQuantizer, SymmetricQuantizer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -73,8 +73,12 @@ def calibrate(
         ignored_scope=nncf.IgnoredScope(
             # What encoders call the products of attention; layers with weights are "linear".
             types=[] if params.quantize_attention else ["matmul", "__matmul__", "bmm", "baddbmm"],
-            # A row or two, and every token adds one: what is rounded off does not average out.
-            patterns=[r".*token_type_embeddings.*"],
+            patterns=[
+                # A row or two, and every token adds one: what is rounded off does not average out.
+                r".*token_type_embeddings.*",
+                # Written out in parts, as DeBERTa's first version does: a variance in INT8 is 0.
+                r".*LayerNorm/(?!layer_norm).*",
+            ],
             validate=False,
         ),
         advanced_parameters=AdvancedQuantizationParameters(
@@ -143,7 +147,9 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
     }
     for name, hooks in (*storage.pre_hooks.items(), *storage.post_hooks.items()):
         for key, quantizer in hooks.items():
-            if not isinstance(quantizer, BaseQuantizer):
+            if not isinstance(quantizer, BaseQuantizer) or (
+                quantizer.per_channel and not isinstance(quantizer, SymmetricQuantizer)
+            ):
                 continue
             if name.endswith("_embeddings/embedding/0__1"):
                 table = model.get_submodule(name.removesuffix("/embedding/0__1").replace("/", "."))
@@ -166,7 +172,7 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _FastQuantizer(nn.Module):
-    """Fake quantization with a range that stays: per tensor, or per channel of a linear layer."""
+    """Fake quantization with a range that stays: per tensor, or per channel of a weight."""
 
     scale: torch.Tensor
 
@@ -176,7 +182,9 @@ class _FastQuantizer(nn.Module):
         zero = int(zero_point.flatten()[0])  # of weights, which are symmetric: 0 in all channels
         self.levels = (low - zero, high - zero)
         scale = scale.detach()
-        self.register_buffer("scale", scale.reshape(-1, 1) if quantizer.per_channel else scale)
+        self.register_buffer(
+            "scale", scale.reshape(quantizer.scale.shape) if quantizer.per_channel else scale
+        )
         # What is outside its range gets no gradient. A weight's range is its channel's largest.
         self.limits = (
             None if quantizer.per_channel else tuple(float(scale * level) for level in self.levels)

@@ -57,14 +57,23 @@ def shift_channels(model: PreTrainedModel, windows: Sequence[Window], pad_token_
         windows: calibration set, one forward pass each.
 
     Raises:
-        UserError: the model is not the same function afterwards, because its layers are joined in
-            another way than BERT's.
+        UserError: the model would not be the same function afterwards, because its layers are
+            joined in another way than BERT's; it is left as it was.
     """
     forward = torch_forward(model)
     batches = [pad([window], pad_token_id) for window in windows]
     before = forward(batches[0])
     junctions = _junctions(model, batches[0])
     middles = _middles(model, batches, [junction.norm for junction in junctions])
+    biases = [
+        (bias, bias.detach().clone())
+        for junction in junctions
+        for bias in (
+            junction.norm.bias,
+            junction.residual.bias,
+            *(reader.bias for reader in junction.readers),
+        )
+    ]
     with torch.no_grad():
         for junction, middle in zip(junctions, middles, strict=True):
             junction.norm.bias.sub_(middle)
@@ -73,6 +82,8 @@ def shift_channels(model: PreTrainedModel, windows: Sequence[Window], pad_token_
             junction.residual.bias.add_(middle)
     for logits, same in zip(forward(batches[0]), before, strict=True):
         if not np.allclose(logits, same, rtol=1e-3, atol=1e-3 * np.abs(same).max()):
+            for bias, value in biases:
+                bias.data = value
             raise UserError(
                 "params.yaml: calibrate.shift_channels: the layers of this"
                 f" {model.config.model_type} are not joined as BERT's are; set false"
