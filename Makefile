@@ -4,15 +4,16 @@
 
 SHELL := /bin/bash
 VENV := .venv
+PEERS := .venv-peers
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint real hard grid benchmark benchmark-large remote push pull release versions \
+.PHONY: repro test lint peers real hard grid benchmark benchmark-large remote push pull release versions \
   azurite azure-check adapter lock clean faults soak kills
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(PEERS)/installed
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/installed
@@ -20,8 +21,16 @@ lint: $(VENV)/installed
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
 
-$(VENV)/installed: requirements.txt scripts/setup.sh
+$(VENV)/installed: requirements.txt requirements-no-deps.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
+	@touch $@
+
+# Others' ways to answer, on the releases that have them: what differs from .venv, and the rest of it
+# from there. `make benchmark` and the tests that compare with them need it.
+peers: $(PEERS)/installed
+
+$(PEERS)/installed: benchmark/requirements.txt $(VENV)/installed
+	@scripts/setup_peers.sh $(VENV) $(PEERS)
 	@touch $@
 
 # The pipeline on real SQuAD data: by default on the files beside this checkout.
@@ -74,7 +83,7 @@ grid: $(VENV)/installed
 	mv metrics/grid.csv.partial metrics/grid.csv
 
 # Speed, memory and accuracy of the models that the last run made, beside other ways to answer.
-benchmark: $(VENV)/installed
+benchmark: $(VENV)/installed $(PEERS)/installed
 	$(IN_VENV) dvc repro
 	$(IN_VENV) dvc repro --force --single-item benchmark/dvc.yaml:benchmark
 
@@ -129,19 +138,19 @@ adapter: $(VENV)/installed
 	  --out models/minilm-squad
 
 # requirements.txt from requirements.in, for Python 3.11 to 3.13. torch pins its own CUDA packages,
-# which a CPU build does without: they stay out of the list.
+# which a CPU build does without: they stay out of the list, and so does what scripts/setup.sh installs apart.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cublas nvidia-cuda-cupti \
   nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
   nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
   nvidia-nvshmem-cu13 nvidia-nvtx
 
 lock: $(VENV)/installed
-	$(IN_VENV) uv pip compile requirements.in --universal --python-version 3.11 --upgrade \
+	$(IN_VENV) uv pip compile requirements.in requirements-no-deps.txt --universal --python-version 3.11 --upgrade \
 	  --annotation-style line --custom-compile-command "make lock" \
-	  $(addprefix --no-emit-package ,$(CUDA)) -o requirements.txt
+	  $(addprefix --no-emit-package ,$(CUDA) optimum-intel torchvision) -o requirements.txt
 
 clean:
-	rm -rf $(VENV) .venv-az
+	rm -rf $(VENV) $(PEERS) .venv-az
 
 # What a user sees of each fault that a test is marked with.
 faults: $(VENV)/installed

@@ -20,7 +20,7 @@ from qa.contenders import CONTENDERS, PROJECT_INT8, REFERENCE, Setting
 from qa.errors import UserError
 from qa.features import Tokenizer
 from qa.metrics import mean, score_text
-from qa.params import Benchmark
+from qa.params import Benchmark, Language
 from qa.squad import Example
 from qa.workers import Worker, start_seconds
 
@@ -48,11 +48,14 @@ def compare(
     setting: Setting,
     folder: Path,
     params: Benchmark,
+    *,
+    language: Language,
 ) -> dict[str, dict[str, float]]:
     """Measure every contender and score its answers.
 
     Args:
         folder: for the table and the answers.
+        language: of the answers, as scores count them.
 
     Returns:
         What `report` says of each, with `exact_match` and `f1`.
@@ -60,7 +63,7 @@ def compare(
     questions = questions_of(params.lengths, examples, tokenizer)
     contenders = report(measure(examples, questions, setting, folder, params), len(examples))
     for at, name in enumerate(CONTENDERS):
-        contenders[name] |= scores(examples, folder / f"{at}.csv")
+        contenders[name] |= scores(examples, folder / f"{at}.csv", language)
     return contenders
 
 
@@ -201,12 +204,14 @@ def write_table(examples: Sequence[Example], path: Path) -> None:
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def scores(examples: Sequence[Example], output: Path) -> dict[str, float]:
+def scores(
+    examples: Sequence[Example], output: Path, language: Language = "en"
+) -> dict[str, float]:
     """Exact match and F1 of an answered table, percent."""
     texts = pd.read_csv(output, dtype=str, na_filter=False)["Answer"]
     score = mean(
         [
-            score_text(text, [gold.text for gold in example.answers])
+            score_text(text, [gold.text for gold in example.answers], language)
             for text, example in zip(texts, examples, strict=True)
         ]
     )

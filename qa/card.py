@@ -40,6 +40,30 @@ BOOKKEEPING = {"save_steps", "logging_steps"}
 """Parameters that leave the model as it is."""
 
 
+OPTIMUM_INTEL = """\
+import torch
+from optimum.intel import OVModelForQuestionAnswering
+from transformers import AutoTokenizer
+
+folder = "bert-qa-int8"  # this one
+model = OVModelForQuestionAnswering.from_pretrained(
+    folder, from_onnx=True, file_name="model.onnx", trust_remote_code=False
+)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+question, context = "Where do I live?", "My name is Sarah and I live in London"
+inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+offsets = inputs.pop("offset_mapping")[0]
+logits = model(**inputs)
+# The best pair of a start and an end in the context, the end not before the start.
+inside = torch.tensor([part == 1 for part in inputs.sequence_ids(0)])
+spans = (inside[:, None] & inside).triu()
+scores = (logits.start_logits[0][:, None] + logits.end_logits[0]).masked_fill(~spans, -torch.inf)
+start, end = divmod(int(scores.argmax()), len(inside))
+answer = context[offsets[start][0] : offsets[end][1]]
+"""
+"""How Optimum Intel answers with the folder; tests/test_card.py runs it."""
+
+
 def make_card(
     folder: Path,
     metrics: Mapping[str, Any],
@@ -203,15 +227,22 @@ reader(
 {lines})
 """
     intro = _paragraph(
-        "With `optimum`, `optimum-onnx` and `onnxruntime-openvino` installed (plain `onnxruntime`"
-        " has the provider `CPUExecutionProvider`):"
+        "With `optimum-intel` and `openvino` installed, on any transformers that Optimum Intel"
+        " takes:"
+    )
+    pipeline = _paragraph(
+        "With `transformers<4.58`, `optimum-onnx` and `onnxruntime-openvino` (plain `onnxruntime`"
+        " has the provider `CPUExecutionProvider`), by the pipeline that left transformers in 5.3:"
     )
     project = _paragraph(
-        "or, for a CSV with the columns Context and Question, in a clone of the project that made"
+        "Or, for a CSV with the columns Context and Question, in a clone of the project that made"
         " it, checked out at the tag of this version:"
     )
     command = "python stages/infer.py --model bert-qa-int8"
-    return f"## Use\n\n{intro}\n\n```python\n{code}```\n\n{project}\n\n```console\n$ {command}\n```"
+    return (
+        f"## Use\n\n{intro}\n\n```python\n{OPTIMUM_INTEL}```\n\n{pipeline}\n\n```python\n{code}```"
+        f"\n\n{project}\n\n```console\n$ {command}\n```"
+    )
 
 
 def _scores(metrics: Mapping[str, Any], dataset: str, where: str, trained: bool) -> str:

@@ -1,7 +1,8 @@
 """Ways to answer questions, this project's and others', behind one interface: what is compared.
 
 Each is the code that its users write, on the models of this pipeline. Knows nothing of clocks; the
-imports are inside the functions, because each way is loaded in a process of its own.
+imports are inside the functions, because each way is loaded in a process of its own, and others' in
+another environment (`qa.workers`).
 """
 
 from __future__ import annotations
@@ -239,6 +240,12 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     PROJECT_INT8: lambda setting: Project(setting.int8, setting),
 }
 """By name, what loads each way of answering."""
+
+
+def is_peer(name: str) -> bool:
+    """Whether a contender is another library's way, which needs the peers' environment."""
+    return not name.startswith("this project")
+
 
 if has_bf16():
     CONTENDERS["this project, INT8 and BF16"] = lambda setting: Project(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import requests
+import httpx
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, snapshot_download
@@ -139,7 +139,7 @@ def _reported(
         raise UserError(
             f"{where}: no such {section} on {ENDPOINT} (or private: `hf auth login`)"
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, requests.RequestException) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError) as error:
         if isinstance(error, HfHubHTTPError):
             code = error.response.status_code if error.response is not None else "no status"
             raise UserError(f"{where}: {ENDPOINT} answered {code}; try again later") from None

@@ -17,10 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -49,7 +52,6 @@ CONFIG_FIELDS = frozenset(
         "norm_rel_ebd",
         "pooler_hidden_size",
         "position_buckets",
-        "pruned_heads",
         "rope_scaling",
         "share_att_key",
         "talking_head",
@@ -92,6 +94,14 @@ TOKENIZER_FIELDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(FLAGS, (bool,)),
 }
 """What is read of a stranger's tokenizer_config.json, beside `SPECIAL_TOKENS`."""
+
+BERT_FLAGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+    "clean_text": "clean_text",
+}
+"""Flags of a tokenizer_config.json, and what the tokenizers library calls them."""
 
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -147,7 +157,7 @@ def build_tokenizer(source: Path, out: Path, name: str) -> None:
             f"{name}: tokenizer_config.json: no pad_token; name the token that fills up shorter"
             " questions, such as [PAD]"
         )
-    backend = tokenizer.backend_tokenizer
+    backend = _backend(source, tokenizer)
     backend.no_padding()  # some are saved with it; `qa.features` pads and cuts
     backend.no_truncation()
     largest = max(backend.get_vocab(with_added_tokens=True).values())
@@ -160,16 +170,13 @@ def build_tokenizer(source: Path, out: Path, name: str) -> None:
     reads = tokenizer.model_max_length
     if not 1 <= reads < math.inf:
         raise UserError(f"{name}: tokenizer_config.json: model_max_length: found {reads}")
-    kind = type(tokenizer)
     fields = {
-        # The name by which AutoTokenizer finds the fast class, as transformers writes it.
-        "tokenizer_class": kind.__name__.removesuffix("Fast")
-        if kind.slow_tokenizer_class
-        else kind.__name__,
+        # The class that takes tokenizer.json as it is; those of a model's name build the tokenizer
+        # anew, in transformers 5 from the vocabulary alone.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": int(reads),
-        "model_input_names": [key for key in tokenizer.model_input_names if key in MODEL_INPUTS],
+        "model_input_names": _inputs(tokenizer, config),
         **{key: str(token) for key in TOKENS if (token := getattr(tokenizer, key))},
-        **{key: tokenizer.init_kwargs[key] for key in FLAGS if key in tokenizer.init_kwargs},
     }
     backend.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(
@@ -197,13 +204,13 @@ def _read_config(source: Path, name: str) -> PretrainedConfig:
     for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         if fields.get(key):
             raise UserError(f"{name}: config.json: {key} is set; it is not a BERT-like encoder")
-    known = {*inspect.signature(kind).parameters, *kind.attribute_map, *CONFIG_FIELDS}
+    # What every config has says how to compute and what to return, not what the model is.
+    own = inspect.signature(kind).parameters.keys() - inspect.signature(PretrainedConfig).parameters
+    known = {*own, *kind.attribute_map, *CONFIG_FIELDS}
     try:
         config: PretrainedConfig = kind.from_dict({key: fields[key] for key in known & {*fields}})
     except Exception as error:  # each class checks in its own way
         raise UserError(f"{name}: config.json: {first_sentence(error)}") from None
-    if not isinstance(config.vocab_size, int):
-        raise UserError(f"{name}: config.json: vocab_size: found {shown(config.vocab_size)}")
     return config
 
 
@@ -272,6 +279,41 @@ def _read_tokenizer(source: Path, config: PretrainedConfig, name: str) -> PreTra
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name}: a slow tokenizer, without offsets; save the fast one")
     return tokenizer
+
+
+def _backend(source: Path, tokenizer: PreTrainedTokenizerFast) -> tokenizers.Tokenizer:
+    """What tokenizes: `tokenizer.json` where there is one, else what transformers built.
+
+    Of `tokenizer.json` transformers 5 takes the vocabulary alone, for classes of a model's name,
+    and lets the class say how text is split; transformers 4 took all, but for the flags.
+    """
+    if not (source / "tokenizer.json").is_file():
+        return tokenizer.backend_tokenizer
+    backend = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    for token in (token for _, token in sorted(tokenizer.added_tokens_decoder.items())):
+        if backend.token_to_id(token.content) is None:
+            (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    # A class of no model's name has none.
+    flags = {} if type(tokenizer) is PreTrainedTokenizerFast else tokenizer.init_kwargs
+    if isinstance(backend.normalizer, BertNormalizer):
+        for flag, name in BERT_FLAGS.items():
+            if flag in flags:
+                setattr(backend.normalizer, name, flags[flag])
+    if isinstance(backend.pre_tokenizer, ByteLevel) and "add_prefix_space" in flags:
+        backend.pre_tokenizer.add_prefix_space = flags["add_prefix_space"]
+    return backend
+
+
+def _inputs(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> list[str]:
+    """What the model is given: of what the tokenizer makes, what the model reads.
+
+    Tokenizers without a class of their own make all, for models too that know one segment only.
+    """
+    model = MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
+    reads = set(inspect.signature(model.forward).parameters)
+    if getattr(config, "type_vocab_size", 2) < 2:
+        reads.discard("token_type_ids")
+    return [key for key in tokenizer.model_input_names if key in MODEL_INPUTS and key in reads]
 
 
 def _fields(

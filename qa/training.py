@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from dvclive import Live
+from safetensors.torch import load_model, save_model
 from torch.nn import functional
 from torch.utils.data import Sampler
 from tqdm import tqdm
@@ -32,8 +33,9 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import rotate_checkpoints
 
-from qa.checkpoints import torch_forward
+from qa.checkpoints import WEIGHTS_FILE, torch_forward
 from qa.errors import UserError
 from qa.features import Window, pad
 from qa.logits import Logits, run_windows
@@ -49,6 +51,9 @@ removes those before it runs a stage. Emptied when the training ends."""
 SEAL = "hashes.json"
 """The hash of each file of a checkpoint, written when all are there: without it, or with another
 file than it names, the checkpoint is not whole."""
+
+KEPT = 2
+"""Checkpoints that are kept: the one before too, should the last not be whole."""
 
 LOGGED = ("loss", "learning_rate")
 """What DVCLive plots by step; both appear under these names in the Trainer's own log."""
@@ -139,14 +144,13 @@ def train(
             learning_rate=params.learning_rate,
             num_train_epochs=epochs,
             max_steps=params.max_steps or -1,
-            warmup_ratio=params.warmup_ratio,
+            warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
             weight_decay=params.weight_decay,
             bf16=use_bf16(params),
             use_cpu=not torch.cuda.is_available(),
             seed=params.seed,
             save_strategy="steps",
             save_steps=params.save_steps,
-            save_total_limit=2,  # the one before, should the last not be whole
             logging_steps=params.logging_steps,
             logging_first_step=True,
             remove_unused_columns=False,
@@ -262,9 +266,18 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         lengths = [len(item.window) for item in self.train_dataset]
         return _LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
 
-    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
-        # The oldest go by their step, not by their time: a clock may be set back.
-        super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Not `save_pretrained`, which takes query, key and value's one quantizer, a tensor of
+        # three names, for a mistake.
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS_FILE))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        file = Path(resume_from_checkpoint) / WEIGHTS_FILE
+        load_model(self.model if model is None else model, file)
 
     def compute_loss(
         self,
@@ -366,10 +379,12 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class _SealCallback(TrainerCallback):  # type: ignore[misc]
-    """Seals each checkpoint when it is written, see `SEAL`."""
+    """Seals each checkpoint when it is written, see `SEAL`, and removes older ones."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / SEAL, {file.name: hash_file(file) for file in sorted(folder.iterdir())})
+        # By their steps: the Trainer's `save_total_limit` goes by a clock, which may be set back.
+        rotate_checkpoints(args.output_dir, KEPT)

@@ -1,6 +1,8 @@
 """A contender in a process of its own: its start, its answers' seconds, its memory.
 
-Imports nothing of what a contender needs: a process that answers holds its own libraries only.
+Other libraries' ways to answer run on the releases of them that still have them, in an environment
+of their own (`make peers`). Imports nothing of what a contender needs: a process that answers holds
+its own libraries only.
 """
 
 from __future__ import annotations
@@ -8,12 +10,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from qa.contenders import CONTENDERS, Setting
+from qa.contenders import CONTENDERS, Contender, Setting, is_peer
+from qa.errors import UserError
+
+PEERS = Path(sys.prefix).with_name(".venv-peers") / "bin/python"
+"""The interpreter of the peers' environment, beside this one's."""
 
 
 class Worker:
@@ -21,14 +32,14 @@ class Worker:
 
     Attributes:
         peak_mb: the most memory that it and its own processes have held, each by itself, in MB.
+
+    Raises:
+        UserError: it is a peer, and there is no environment of peers.
     """
 
     def __init__(self, name: str, setting: Setting) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, setting))
-        self._process.start()
-        theirs.close()  # so that the end of the process ends the connection
+        self._process, self._connection = _start(peers=is_peer(name))
+        self._connection.send((load, (name, setting)))
         self.peak_mb = 0.0
 
     def ask(self, method: str, *arguments: Any) -> float:
@@ -45,9 +56,32 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):  # it may have ended already
-            self._connection.send(None)
-        self._process.join()
+        self._connection.close()
+        self._process.wait()
+
+
+def in_peers(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a process of the peers' environment; what it returns.
+
+    Raises:
+        UserError: there is no such environment.
+        RuntimeError: the function failed.
+    """
+    process, connection = _start(peers=True)
+    try:
+        connection.send((function, arguments))
+        connection.send(None)  # to be sent what it returned
+        return connection.recv()
+    except (EOFError, OSError):
+        raise RuntimeError(f"{function.__name__} failed; its message is above") from None
+    finally:
+        connection.close()
+        process.wait()
+
+
+def load(name: str, setting: Setting) -> Contender:
+    """Load a contender, in its process."""
+    return CONTENDERS[name](setting)
 
 
 def start_seconds(name: str, setting: Setting, question: str, context: str) -> float:
@@ -61,15 +95,34 @@ def start_seconds(name: str, setting: Setting, question: str, context: str) -> f
     return seconds
 
 
-def _serve(connection: Any, name: str, setting: Setting) -> None:
+def _start(*, peers: bool) -> tuple[subprocess.Popen[bytes], Connection]:
+    if peers and not PEERS.exists():
+        raise UserError(f"{PEERS}: no environment of peers; run `make peers`")
+    ours, theirs = multiprocessing.Pipe()
+    root = str(Path(__file__).resolve().parents[1])
+    process = subprocess.Popen(  # noqa: S603
+        [PEERS if peers else sys.executable, "-m", "qa.workers", str(theirs.fileno())],
+        env=os.environ | {"PYTHONPATH": root},
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()  # so that the end of the process ends the connection
+    return process, ours
+
+
+def _serve(connection: Connection) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    contender = CONTENDERS[name](setting)
-    while (task := connection.recv()) is not None:
-        method, arguments = task
-        before = time.perf_counter()
-        getattr(contender, method)(*arguments)
-        connection.send((time.perf_counter() - before, _peak_mb()))
+    function, arguments = connection.recv()
+    loaded = function(*arguments)
+    with contextlib.suppress(EOFError):  # the end of the work
+        while True:
+            if (task := connection.recv()) is None:
+                connection.send(loaded)
+                continue
+            method, arguments = task
+            before = time.perf_counter()
+            getattr(loaded, method)(*arguments)
+            connection.send((time.perf_counter() - before, _peak_mb()))
 
 
 def _peak_mb() -> float:
@@ -84,3 +137,7 @@ def _peak_mb() -> float:
             next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
         )
     return kib * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

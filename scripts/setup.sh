@@ -45,3 +45,4 @@ install() {
 # The pinned pip first: the one that a Python brings may be years old, with faults that are known.
 install "$(grep -o '^pip==[^ ]*' requirements.txt)"
 install -r requirements.txt
+install --no-deps -r requirements-no-deps.txt

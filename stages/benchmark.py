@@ -35,8 +35,10 @@ def main() -> None:
     from qa.processor import machine
     from qa.squad import read_examples, subset
     from qa.steps import step_seconds
+    from qa.workers import in_peers
 
     params = read_params()
+    language = params.evaluate.language
     tokenizer = load_tokenizer(ONNX_INT8)
     pad_token_id = tokenizer.pad_token_id
     examples = subset(read_examples(VALIDATION), params.benchmark.questions, seed=0)
@@ -50,8 +52,10 @@ def main() -> None:
             FP32, ONNX_FP32, ONNX_INT8, folder / "optimum-intel", params.windows, params.decoding
         )
         print("Optimum Intel quantizes its own INT8 model", flush=True)
-        quantize_with_optimum_intel(windows, pad_token_id, setting)
-        contenders = compare(examples, tokenizer, setting, folder, params.benchmark)
+        in_peers(quantize_with_optimum_intel, windows, pad_token_id, setting)
+        contenders = compare(
+            examples, tokenizer, setting, folder, params.benchmark, language=language
+        )
         long = growth(examples, setting, folder, params.benchmark.rows)
         seconds = len(examples) / contenders[PROJECT_INT8]["questions_per_second"]
         content = {

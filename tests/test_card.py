@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from qa.card import make_card
 from qa.outputs import hash_file
 from qa.params import Decoding, Evaluate, Windows, read_params
+from qa.workers import in_peers
 from tests.conftest import ROOT, Project
+from tests.peers import answer_of
 
 
 def evaluation(project: Project) -> dict[str, Any]:
@@ -62,13 +65,13 @@ def test_the_card_is_valid_and_its_figures_are_the_metrics(reproduced: Project) 
     assert str(reproduced.folder) not in str(card)
 
 
-def test_the_example_in_the_card_runs(reproduced: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_in_the_card_run(reproduced: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     card = ModelCard.load(reproduced.folder / "models/bert-qa-int8/README.md")
     monkeypatch.chdir(reproduced.folder / "models")
-    code = card.text.partition("```python\n")[2].partition("```")[0]
-    names: dict[str, Any] = {}
-    exec(code.replace("\nreader(\n", "\nanswer = reader(\n"), names)  # noqa: S102
-    assert names["answer"]["answer"] == "London"
+    ours, pipelines = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert answer_of(ours) == "London"
+    code = pipelines.replace("\nreader(\n", "\nanswer = reader(\n")
+    assert in_peers(answer_of, code)["answer"] == "London"
 
 
 def test_two_builds_are_the_same_to_the_byte(reproduced: Project, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ from qa.quantization import (
 )
 from qa.sessions import onnx_forward
 from qa.squad import read_squad_json
+from qa.workers import in_peers
 from tests.conftest import ROOT
+from tests.peers import pipeline_answers
 
 WINDOWS = Windows(max_length=128, doc_stride=32, max_question_length=32)
 DECODING = Decoding(
@@ -246,20 +248,34 @@ def test_batch_and_length_are_dynamic(
 
 
 def test_the_pipeline_loads_the_folder_as_it_is(onnx_folder: Path, tokenizer: Any) -> None:
-    from optimum.onnxruntime import ORTModelForQuestionAnswering
-    from transformers import AutoTokenizer, pipeline
+    question = (EXAMPLES[0].question, EXAMPLES[0].context)
+    (result,) = in_peers(pipeline_answers, onnx_folder, [question], {})
+    assert EXAMPLES[0].context[result["start"] : result["end"]] == result["answer"]
 
-    model = ORTModelForQuestionAnswering.from_pretrained(
-        onnx_folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
-    )
-    answer = pipeline(
-        "question-answering",
-        model=model,
-        tokenizer=AutoTokenizer.from_pretrained(onnx_folder, trust_remote_code=False),
+
+def test_optimum_intel_loads_the_folder_as_it_is(
+    onnx_folder: Path, tokenizer: Any, windows: list[Window]
+) -> None:
+    from optimum.intel import OVModelForQuestionAnswering
+
+    model = OVModelForQuestionAnswering.from_pretrained(
+        onnx_folder,
+        from_onnx=True,
+        file_name="model.onnx",
+        ov_config={"INFERENCE_PRECISION_HINT": "f32"},
         trust_remote_code=False,
     )
-    result = answer(question=EXAMPLES[0].question, context=EXAMPLES[0].context)
-    assert EXAMPLES[0].context[result["start"] : result["end"]] == result["answer"]
+    ours = onnx_forward(onnx_folder, "OpenVINOExecutionProvider", "fp32")
+
+    def theirs(batch: Any) -> Any:
+        output = model(**batch)
+        return output.start_logits, output.end_logits
+
+    for a, b in zip(
+        run_windows(ours, windows[:4], 0), run_windows(theirs, windows[:4], 0), strict=True
+    ):
+        assert np.corrcoef(a.start, b.start)[0, 1] > 0.98
+        assert np.corrcoef(a.end, b.end)[0, 1] > 0.98
 
 
 def test_the_model_says_what_it_was_made_from(

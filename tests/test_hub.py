@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from qa.squad import read_examples, read_squad_json
 from tests.conftest import ROOT, Project
-from tests.hub_server import hub
+from tests.hub_server import Break, hub
 
 BUILT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 OLD, NEW = "a" * 40, "b" * 40
@@ -226,6 +226,10 @@ def test_a_hostile_repository_writes_nothing_of_its_own(
     assert fetched == BUILT
 
 
+CLOSES: list[Break] = ["close"] * 6
+"""The hub's client asks again five times by itself."""
+
+
 @pytest.mark.fault("a download that breaks off in the middle of a file")
 def test_a_download_that_breaks_off_goes_on(
     project: Project, tiny_model: Path, tmp_path: Path
@@ -234,7 +238,7 @@ def test_a_download_that_breaks_off_goes_on(
     project.set(model__name=MODEL, model__revision=NEW)
     project.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"
     base = project.folder / "models/base"
-    with hub({("models", MODEL): {NEW: model}}, ["close", "stall"]) as endpoint:
+    with hub({("models", MODEL): {NEW: model}}, [*CLOSES, "stall"]) as endpoint:
         code, _, error = run_stage(project, "download_model", endpoint)
         assert code == 1
         assert error.splitlines()[-1] == (

@@ -29,8 +29,9 @@ from qa.overflow import LARGEST_PAIR, largest_pairs
 from qa.params import read_params
 from qa.sessions import inference_precision
 from qa.squad import Span, read_examples, write_examples
-from qa.workers import Worker
+from qa.workers import Worker, in_peers
 from tests.conftest import ROOT, STAGES, Project, Retrained, ran
+from tests.peers import pipeline_answers
 
 
 def test_every_row_of_the_input_is_answered(reproduced: Project) -> None:
@@ -118,9 +119,6 @@ def test_predictions_are_in_squads_format(reproduced: Project) -> None:
 
 def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: Path) -> None:
     """transformers.pipeline over Optimum beside stages/infer.py, on 50 questions."""
-    from optimum.onnxruntime import ORTModelForQuestionAnswering
-    from transformers import AutoTokenizer, pipeline
-
     examples = read_examples(reproduced.folder / "data/squad/validation.jsonl")
     table = tmp_path / "questions.csv"
     pd.DataFrame(
@@ -146,25 +144,17 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
     ours = pd.read_csv(f"{table}.out", na_filter=False)
 
     folder = copy / "models/onnx/int8"
-    reader = pipeline(
-        "question-answering",
-        model=ORTModelForQuestionAnswering.from_pretrained(
-            folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
-        ),
-        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-        trust_remote_code=False,
-    )
     windows, decoding = params["windows"], params["decoding"]
+    options = {
+        "max_seq_len": windows["max_length"],
+        "doc_stride": windows["doc_stride"],
+        "max_question_len": windows["max_question_length"],
+        "max_answer_len": decoding["max_answer_length"],
+    }
+    asked = [(example.question, example.context) for example in examples]
+    answers = in_peers(pipeline_answers, folder, asked, options)
     different = []
-    for (_, row), example in zip(ours.iterrows(), examples, strict=True):
-        theirs = reader(
-            question=example.question,
-            context=example.context,
-            max_seq_len=windows["max_length"],
-            doc_stride=windows["doc_stride"],
-            max_question_len=windows["max_question_length"],
-            max_answer_len=decoding["max_answer_length"],
-        )
+    for (_, row), example, theirs in zip(ours.iterrows(), examples, answers, strict=True):
         if theirs["answer"] != row["Answer"]:
             different.append((example.question, theirs, row["Answer"], row["Score"]))
         elif len(example.context.split()) < 200:

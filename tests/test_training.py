@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, trainer_utils
 
 from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
@@ -25,7 +25,6 @@ from qa.training import (
     SEAL,
     TrainingWindow,
     _LengthGroupedSampler,
-    _QATrainer,
     label_windows,
     log_no_steps,
     teacher_logits,
@@ -201,13 +200,13 @@ def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
     for checkpoint in kept.iterdir():
         os.utime(checkpoint, (2**32, 2**32))  # in the year 2106
     names: list[set[str]] = []
-    rotate = _QATrainer._rotate_checkpoints
+    rotate = trainer_utils.rotate_checkpoints
 
-    def watched(self: Any, *arguments: Any, **named: Any) -> None:
-        rotate(self, *arguments, **named)
+    def watched(*arguments: Any, **named: Any) -> None:
+        rotate(*arguments, **named)
         names.append({path.name for path in kept.iterdir()})
 
-    monkeypatch.setattr(_QATrainer, "_rotate_checkpoints", watched)
+    monkeypatch.setattr("qa.training.rotate_checkpoints", watched)
     assert same(uncut, trained(tmp_path, tiny_model, windows))
     assert names == [{"checkpoint-6", "checkpoint-9"}]
 

@@ -1,0 +1,42 @@
+"""What runs in the peers' environment for a test, sent there by `qa.workers.in_peers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def pipeline_answers(
+    folder: Path, questions: Sequence[tuple[str, str]], options: dict[str, int]
+) -> list[dict[str, Any]]:
+    """What `transformers.pipeline` over Optimum answers from an exported folder as it is."""
+    from optimum.onnxruntime import ORTModelForQuestionAnswering
+    from transformers import AutoTokenizer, pipeline
+
+    reader = pipeline(
+        "question-answering",
+        model=ORTModelForQuestionAnswering.from_pretrained(
+            folder, provider="OpenVINOExecutionProvider", trust_remote_code=False
+        ),
+        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        trust_remote_code=False,
+    )
+    return [
+        reader(question=question, context=context, **options) for question, context in questions
+    ]
+
+
+def encode(folder: Path, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """The token ids of pairs of texts, by transformers 4."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return [tokenizer(*pair)["input_ids"] for pair in pairs]
+
+
+def answer_of(code: str) -> Any:
+    """What an example calls `answer`."""
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    return names["answer"]
