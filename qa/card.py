@@ -57,7 +57,8 @@ logits = model(**inputs)
 # The best pair of a start and an end in the context, the end not before the start.
 inside = torch.tensor([part == 1 for part in inputs.sequence_ids(0)])
 spans = (inside.unsqueeze(1) & inside).triu()
-scores = (logits.start_logits[0].unsqueeze(1) + logits.end_logits[0]).masked_fill(~spans, -torch.inf)
+scores = logits.start_logits[0].unsqueeze(1) + logits.end_logits[0]
+scores = scores.masked_fill(~spans, -torch.inf)
 start, end = divmod(int(scores.argmax()), len(inside))
 answer = context[offsets[start][0] : offsets[end][1]]
 """
