@@ -13,8 +13,6 @@ from qa.errors import UserError, first_sentence
 from qa.features import Tokenizer, make_windows, pad, padded_length
 from qa.params import Params, Windows
 from qa.processor import check_sessions, has_bf16
-from qa.shifting import shift_channels
-from qa.splitting import split_outlier_channels
 from qa.squad import Example
 from qa.training import use_bf16
 
@@ -39,10 +37,9 @@ def check_machine(params: Params) -> None:
 def check_model(
     model: PreTrainedModel, tokenizer: Tokenizer, params: Params, *, has_head: bool
 ) -> None:
-    """Check that a model can be trained, read the windows and be made ready for quantizers.
+    """Check that a model can be trained and reads the windows.
 
     Args:
-        model: changed by it, and good for nothing afterwards.
         has_head: whether its question-answering head is trained.
 
     Raises:
@@ -50,12 +47,6 @@ def check_model(
     """
     params.finetune.epochs_for(has_head)
     check_windows(model, tokenizer, params.windows)
-    windows = make_windows([Example("", "a", "a")], tokenizer, **params.windows.model_dump())
-    if params.calibrate.shift_channels:
-        shift_channels(model, windows, tokenizer.pad_token_id)
-    split_outlier_channels(
-        model, windows, tokenizer.pad_token_id, min(params.calibrate.split_channels, 1)
-    )
 
 
 def check_windows(model: PreTrainedModel, tokenizer: Tokenizer, params: Windows) -> None:

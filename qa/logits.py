@@ -29,6 +29,29 @@ class Logits:
     end: NDArray[np.float32]
 
 
+def same_function(
+    before: tuple[NDArray[np.float32], ...], after: tuple[NDArray[np.float32], ...]
+) -> bool:
+    """Whether a model that was rewritten gives the logits that it gave, up to rounding in FP32."""
+    return all(
+        np.allclose(new, old, rtol=1e-3, atol=1e-3 * np.abs(old).max())
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def relative_rms(ours: Sequence[Logits], theirs: Sequence[Logits]) -> float:
+    """How far logits are from others of the same windows.
+
+    Returns:
+        Root mean square of the differences of all start and end logits over that of theirs.
+    """
+    one, other = (
+        np.concatenate([np.concatenate([each.start, each.end]) for each in logits])
+        for logits in (ours, theirs)
+    )
+    return float(np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2)))
+
+
 class PendingLogits:
     """Windows on their way through a forward pass, in batches.
 

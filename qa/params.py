@@ -43,6 +43,7 @@ Epochs = Annotated[Real, Field(ge=0, le=10_000)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Provider = Literal["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 Precision = Literal["fp32", "bf16"]
+TrainingPrecision = Literal["auto", "bf16", "fp32"]
 Language = Literal["en", "ar", "de", "es", "hi", "vi", "zh", "other"]
 """Whose articles and characters scores know: `qa.metrics`."""
 
@@ -95,7 +96,7 @@ class _Training(_Section):
     batch_size: Count
     warmup_ratio: Fraction
     weight_decay: Fraction
-    precision: Literal["auto", "bf16", "fp32"]
+    precision: TrainingPrecision
     save_steps: Count
     logging_steps: Count
     seed: Seed

@@ -42,7 +42,7 @@ class _Inputs(nn.Module):
         return values
 
 
-def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> None:
+def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> int:
     """Move the weights of a fake-quantized model's linear layers to round as GPTQ does, in place.
 
     Each weight goes no further than into the range of values that round so: training still finds it
@@ -51,17 +51,27 @@ def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_i
     Args:
         windows: calibration set, one forward pass each. The products of all layers' inputs are in
             memory together: 8 bytes times the square of each layer's inputs.
+
+    Returns:
+        How many weights were rounded so; those whose layer read zeros alone stay as they are.
     """
     linears = quantized_linears(model, windows[0], pad_token_id)
     with torch.no_grad():
-        products = _input_products(model, linears, windows, pad_token_id)
+        products = {
+            weight: seen
+            for weight, seen in _input_products(model, linears, windows, pad_token_id).items()
+            if seen.any()
+        }
         # A weight that is called more than once has a quantizer for each call, all of one range.
-        for weight, quantizer in {each.weight: each.quantizer for each in linears}.items():
+        quantizers = {each.weight: each.quantizer for each in linears}
+        for weight, seen in products.items():
+            quantizer = quantizers[weight]
             _, _, scale, _ = quantizer.get_parameters_for_torch_fq()
             exact, step = weight.double(), scale.double().reshape(-1, 1)
-            wanted = _rounded(exact, step, products[weight])
+            wanted = _rounded(exact, step, seen)
             # A hundredth of a step inside the range: the quantizer divides in float32.
             weight.copy_(exact.clamp(wanted - 0.49 * step, wanted + 0.49 * step))
+    return len(products)
 
 
 def _input_products(

@@ -17,13 +17,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
-from qa.errors import UserError
 from qa.features import Window, pad
+from qa.logits import same_function
 
 
 def split_outlier_channels(
     model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, copies: int
-) -> None:
+) -> int:
     """Add `copies` channels to each feed-forward layer of `model`, in place.
 
     Each copy goes to the channel whose largest activation times its largest outgoing weight,
@@ -32,32 +32,42 @@ def split_outlier_channels(
 
     Args:
         windows: calibration set, one forward pass each.
-        copies: channels to add; 0 leaves the model as it is.
+        copies: channels to add.
 
-    Raises:
-        UserError: the model's feed-forward layers cannot be told from its other layers.
+    Returns:
+        How many feed-forward layers were widened. 0 where they cannot be told from the model's
+        other layers, or are not of two linear layers and a function of each channel between them:
+        the model is left as it was.
     """
-    if copies == 0:
-        return
     layers = _feed_forward_layers(model)
+    if not layers:
+        return 0
     largest = [torch.zeros(second.in_features, device=model.device) for _, second in layers]
     handles = []
     for seen, (_, second) in zip(largest, layers, strict=True):
 
         def note(_: nn.Module, inputs: tuple[torch.Tensor], seen: torch.Tensor = seen) -> None:
-            torch.maximum(seen, inputs[0].abs().amax(dim=(0, 1)), out=seen)
+            torch.maximum(seen, inputs[0].abs().flatten(end_dim=-2).amax(0), out=seen)
 
         handles.append(second.register_forward_pre_hook(note))
     forward = torch_forward(model)
-    for window in windows:
+    before = forward(pad([windows[0]], pad_token_id))
+    for window in windows[1:]:
         forward(pad([window], pad_token_id))
     for handle in handles:
         handle.remove()
+    parameters = [(first.weight, first.bias, second.weight) for first, second in layers]
     with torch.no_grad():
         for seen, (first, second) in zip(largest, layers, strict=True):
             products = seen * second.weight.abs().amax(dim=0)
             _split(first, second, _shares(products.tolist(), copies))
-    setattr(model.config, _size_key(model), layers[0][1].in_features)
+    if same_function(before, forward(pad([windows[0]], pad_token_id))):
+        setattr(model.config, _size_key(model), layers[0][1].in_features)
+        return len(layers)
+    for (first, second), (weight, bias, second_weight) in zip(layers, parameters, strict=True):
+        first.weight, first.bias, second.weight = weight, bias, second_weight
+        first.out_features = second.in_features = len(bias)
+    return 0
 
 
 def _shares(products: list[float], copies: int) -> list[int]:
@@ -86,16 +96,13 @@ def _split(first: nn.Linear, second: nn.Linear, shares: list[int]) -> None:
 
 
 def _feed_forward_layers(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
-    """The two linear layers of each feed-forward layer, told by their sizes."""
+    """The two linear layers of each feed-forward layer, by their sizes; none if not told."""
     wide, narrow = getattr(model.config, _size_key(model), None), model.config.hidden_size
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.bias is not None]
     first = [m for m in linear if (m.in_features, m.out_features) == (narrow, wide)]
     second = [m for m in linear if (m.in_features, m.out_features) == (wide, narrow)]
-    if wide == narrow or not first or len(first) != len(second):
-        raise UserError(
-            "params.yaml: calibrate.split_channels: the feed-forward layers of this"
-            f" {model.config.model_type} cannot be told from its others; set 0"
-        )
+    if wide == narrow or len(first) != len(second):
+        return []
     return list(zip(first, second, strict=True))
 
 

@@ -38,21 +38,20 @@ def main() -> None:
     from qa.workers import in_peers
 
     params = read_params()
-    language = params.evaluate.language
     tokenizer = load_tokenizer(ONNX_INT8)
-    pad_token_id = tokenizer.pad_token_id
     examples = subset(read_examples(VALIDATION), params.benchmark.questions, seed=0)
     calibration = subset(read_examples(TRAIN), params.calibrate.examples, params.calibrate.seed)
     windows = make_windows(calibration, tokenizer, **params.windows.model_dump())
     print("training steps", flush=True)
-    steps = step_seconds(FP32, PTQ, windows, pad_token_id, params.benchmark.steps)
+    steps = step_seconds(FP32, PTQ, windows, tokenizer.pad_token_id, params.benchmark.steps)
     with TemporaryDirectory() as name:
         folder = Path(name)
         setting = Setting(
             FP32, ONNX_FP32, ONNX_INT8, folder / "optimum-intel", params.windows, params.decoding
         )
         print("Optimum Intel quantizes its own INT8 model", flush=True)
-        in_peers(quantize_with_optimum_intel, windows, pad_token_id, setting)
+        in_peers(quantize_with_optimum_intel, windows, tokenizer.pad_token_id, setting)
+        language = params.evaluate.language
         contenders = compare(
             examples, tokenizer, setting, folder, params.benchmark, language=language
         )

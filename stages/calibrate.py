@@ -20,12 +20,8 @@ from qa.checkpoints import load_model
 from qa.errors import run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
-from qa.overflow import widen_ranges
 from qa.params import read_params
-from qa.quantization import calibrate, save_quantized
-from qa.rounding import round_weights
-from qa.shifting import shift_channels
-from qa.splitting import split_outlier_channels
+from qa.recipe import left_out, quantize, save
 from qa.squad import read_examples, subset
 
 FP32 = Path("models/fp32")
@@ -40,16 +36,10 @@ def main() -> None:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
         windows = make_windows(examples, tokenizer, **params.windows.model_dump())
-        pad = tokenizer.pad_token_id
-        if params.calibrate.shift_channels:
-            shift_channels(model, windows, pad)
-        split_outlier_channels(model, windows, pad, params.calibrate.split_channels)
-        model = calibrate(model, windows, pad, params.calibrate)
-        if params.calibrate.overflow_fix:
-            widen_ranges(model, windows[0], pad)
-        if params.calibrate.rounding == "gptq":
-            round_weights(model, windows, pad)
-        save_quantized(out, model, FP32)
+        model, applied = quantize(model, windows, tokenizer.pad_token_id, params.calibrate)
+        for step in left_out(params.calibrate, applied):
+            print(f"calibrate.{step}: left out, it does not suit a {model.config.model_type}")
+        save(out, model, applied, FP32)
 
 
 if __name__ == "__main__":

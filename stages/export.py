@@ -25,6 +25,7 @@ from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
 from qa.params import read_params
 from qa.quantization import load_quantized, strip
+from qa.recipe import left_out, read_applied
 from qa.squad import read_examples, subset
 
 FP32, DATA = Path("models/fp32"), Path("data/squad")
@@ -43,9 +44,11 @@ def main() -> None:
     pad_id = tokenizer.pad_token_id
     examples = subset(read_examples(DATA / "validation.jsonl"), CHECKED_QUESTIONS, seed=0)
     windows = make_windows(examples, tokenizer, **params.windows.model_dump())
+    applied = read_applied(SOURCES["ptq"])
     sources = {
         "model": f"{params.model.name}@{params.model.revision}",
         "dataset": f"{params.dataset.name}@{params.dataset.revision}",
+        "left_out": ", ".join(left_out(params.calibrate, applied)),
     }
     with ExitStack() as stack:  # held from here: no second run exports beside
         outs = {name: stack.enter_context(whole_folder(path)) for name, path in FOLDERS.items()}
@@ -55,7 +58,7 @@ def main() -> None:
         models: dict[str, tuple[Module, Module, dict[str, str]]] = {
             "fp32": (fp32, fp32, describe(sources, files, made_by))
         }
-        for name, section in (("ptq", params.calibrate), ("qat", params.train)):
+        for name, section in (("ptq", applied), ("qat", params.train)):
             model = load_quantized(SOURCES[name])
             files[name] = SOURCES[name] / WEIGHTS_FILE
             made_by[name] = section

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import run
+from qa.errors import reading, run
 from qa.features import load_tokenizer, make_windows
 from qa.outputs import fingerprint, whole_folder
 from qa.params import Windows, read_params
@@ -38,7 +38,8 @@ def main() -> None:
     with whole_folder(Path("models/fp32")) as out:  # held from here: no second run trains beside
         tokenizer = load_tokenizer(BASE)
         model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-        sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
+        with reading(WINDOWS, "run `dvc repro check_params`"):
+            sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
         epochs = params.finetune.epochs_for(has_head)
         print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
         run_name = fingerprint([sizes, params.finetune], [BASE, DATA])

@@ -46,6 +46,7 @@ STAGES = [
     "download_dataset",
     "download_model",
     "check_params",
+    "probe",
     "finetune",
     "calibrate",
     "train",

@@ -19,15 +19,12 @@ from qa.features import load_tokenizer, make_windows
 from qa.intake import build_checkpoint
 from qa.logits import Forward
 from qa.metrics import exact_match_and_f1
-from qa.overflow import widen_ranges
 from qa.params import Params, Precision, read_params
 from qa.processor import has_bf16
-from qa.quantization import calibrate, load_quantized, save_quantized, strip
-from qa.rounding import round_weights
+from qa.quantization import load_quantized, save_quantized, strip
+from qa.recipe import quantize
 from qa.sessions import onnx_forward
-from qa.shifting import shift_channels
 from qa.spans import Answer
-from qa.splitting import split_outlier_channels
 from qa.squad import read_squad_json, subset
 from tests.conftest import ROOT
 
@@ -68,12 +65,8 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     windows = make_windows(chosen, tokenizer, **options)
     fp32, _ = load_model(base, dropout=False)
     plain = to_onnx(fp32, windows[:2], 0, {})
-    shift_channels(fp32, windows, 0)
-    split_outlier_channels(fp32, windows, 0, params.calibrate.split_channels)
-    calibrated = calibrate(fp32, windows, 0, params.calibrate)
-    if params.calibrate.overflow_fix:
-        widen_ranges(calibrated, windows[0], 0)
-    round_weights(calibrated, windows, 0)
+    calibrated, applied = quantize(fp32, windows, 0, params.calibrate)
+    assert applied == params.calibrate
     save_quantized(quantized, calibrated, base)
     model = load_quantized(quantized)
     graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})

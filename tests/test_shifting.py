@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from qa.checkpoints import load_model, torch_forward
-from qa.errors import UserError
 from qa.features import Window, make_windows
 from qa.logits import Logits, run_windows
 from qa.shifting import shift_channels
@@ -111,17 +110,16 @@ def test_relatives_of_bert(config: AutoConfig, shifted: int, windows: list[Windo
     before = run_windows(forward, windows, 0)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     biases = [norm.bias.clone() for norm in norms]
-    shift_channels(model, windows, 0)
+    assert shift_channels(model, windows, 0) == shifted
     assert_same(before, run_windows(forward, windows, 0))
     moved = [not torch.equal(n.bias, b) for n, b in zip(norms, biases, strict=True)]
     assert sum(moved) == shifted
 
 
-def test_a_model_joined_otherwise_is_an_error(tiny_model: Path, windows: list[Window]) -> None:
+def test_a_model_joined_otherwise_stays_as_it_is(tiny_model: Path, windows: list[Window]) -> None:
     model = one_sided(load_model(tiny_model, dropout=False)[0])
     layer = model.bert.encoder.layer[0].attention.output
     layer.register_forward_hook(lambda _, inputs, output: output + torch.relu(inputs[1] - 5))
-    with pytest.raises(
-        UserError, match=r"shift_channels: .* this bert are not joined .*; set false"
-    ):
-        shift_channels(model, windows, 0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert shift_channels(model, windows, 0) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -184,6 +184,7 @@ class Pipeline:
         """What a stage reads, cut off or spoilt, ends in one line."""
         reads = {
             "check_params": ["models/base/*"],
+            "probe": ["models/base/*"],
             "finetune": ["models/base/*", "models/windows.json", "data/squad/*.jsonl"],
             "calibrate": ["models/fp32/*", "data/squad/train.jsonl"],
             "train": ["models/ptq/*", "models/fp32/*"],

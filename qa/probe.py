@@ -1,0 +1,197 @@
+"""A small copy of a model's architecture through the whole pipeline, before anything takes hours.
+
+Two of its layers with random weights are calibrated, trained for a step, exported and run on the
+execution provider, on a few short windows. What an architecture cannot do is seen that way, and
+not by a list of names that grows old. Knows nothing of the weights that the model came with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from qa.checkpoints import load_model, save_checkpoint, torch_forward
+from qa.errors import UserError, first_sentence
+from qa.export import relative_difference, to_onnx, write_folder
+from qa.features import Window, load_tokenizer, make_windows
+from qa.kernels import load_kernels
+from qa.logits import relative_rms, run_windows
+from qa.params import Calibrate, Provider, Train, TrainingPrecision
+from qa.quantization import fast_quantizers, load_quantized, save_quantized, strip
+from qa.recipe import quantize, save
+from qa.sessions import onnx_forward
+from qa.squad import Example, Span
+from qa.training import label_windows, train, use_bf16
+
+LAYERS = 2
+
+CONTEXT = "Ada was in London, Byron in Greece. "
+EXAMPLES = [
+    Example(str(n), "Who was in Greece?", CONTEXT * n, (Span("Byron", CONTEXT.index("Byron")),))
+    for n in (1, 2, 4)
+]
+"""Of several lengths, of which two are traced: a graph for one length alone is found out."""
+
+SPREAD = 1.7
+"""Of random weights, times the square root of a layer's inputs: logits depend on every token."""
+
+TRAINING = Train(
+    epochs=1,
+    max_steps=2,
+    learning_rate=1e-6,
+    batch_size=2,
+    warmup_ratio=0.0,
+    weight_decay=0.0,
+    precision="auto",
+    save_steps=1,
+    logging_steps=1,
+    seed=0,
+    distillation_weight=0.5,
+    distillation_temperature=1.0,
+)
+"""Two steps, with a checkpoint between them."""
+
+LIMITS = {"FP32": 1e-3, "INT8": 5e-2, "provider": 0.2}
+"""How far from torch an export, and the execution provider, may be with random weights, as a share
+of the logits: FP32 was seen within 1e-4, INT8 within 2e-2, and the provider, whose kernels round
+elsewhere, within 0.1; a graph that computes something else is off by 0.5 and more."""
+
+
+def probe(
+    base: Path,
+    scratch: Path,
+    calibrate: Calibrate,
+    precision: TrainingPrecision,
+    provider: Provider,
+) -> Calibrate:
+    """Take a small copy of a model through calibration, a training step, export and the provider.
+
+    Args:
+        base: folder of the model, a checkpoint that this project wrote.
+        scratch: an existing, empty folder.
+        calibrate, precision, provider: of calibration, training and evaluation, as for the model.
+
+    Returns:
+        `calibrate` as it was applied: steps that do not suit the architecture are turned off.
+
+    Raises:
+        UserError: the architecture cannot do one of these, NNCF's kernels cannot be built, or the
+            processor lacks the precision.
+    """
+    training = TRAINING.model_copy(update={"precision": precision})
+    use_bf16(training)
+    load_kernels()
+    folders = {
+        name: scratch / name for name in ("fp32", "ptq", "qat", "onnx", "checkpoints", "logs")
+    }
+    for folder in folders.values():
+        folder.mkdir()
+    tokenizer = load_tokenizer(base)
+    pad = tokenizer.pad_token_id
+    windows = make_windows(
+        EXAMPLES, tokenizer, max_length=64, doc_stride=16, max_question_length=24
+    )
+    config = small_config(base, windows)
+    with _step(config, "a copy of two layers"):
+        save_checkpoint(folders["fp32"], _random_model(config), base)
+        fp32, _ = load_model(folders["fp32"], dropout=False)
+        before = run_windows(torch_forward(fp32), windows, pad)
+    with _step(config, "ONNX export"):
+        difference = relative_difference(to_onnx(fp32, windows[:2], pad, {}), fp32, windows, pad)
+        _check(difference, LIMITS["FP32"])
+    with _step(config, "calibration"):
+        quantized, applied = quantize(fp32, windows, pad, calibrate)
+        save(folders["ptq"], quantized, applied, base)
+    with _step(config, "a step of quantization-aware training"):
+        model = load_quantized(folders["ptq"])
+        with fast_quantizers(model):
+            train(
+                model,
+                pad,
+                label_windows(windows, EXAMPLES, before),
+                training,
+                epochs=training.epochs,
+                checkpoints=folders["checkpoints"] / "train",  # its siblings are removed
+                logs=folders["logs"],
+                distillation_weight=training.distillation_weight,
+                distillation_temperature=training.distillation_temperature,
+            )
+        save_quantized(folders["qat"], model, base)
+    with _step(config, "INT8 export"):
+        model = load_quantized(folders["qat"])
+        graph = to_onnx(strip(model, windows[0], pad), windows[:2], pad, {})
+        _check(relative_difference(graph, model, windows, pad), LIMITS["INT8"])
+        write_folder(folders["onnx"], graph, folders["qat"])
+    with _step(config, f"INT8 on {provider}"):
+        ours = run_windows(onnx_forward(folders["onnx"], provider, "fp32"), windows, pad)
+        theirs = run_windows(torch_forward(model), windows, pad)
+        _check(relative_rms(ours, theirs), LIMITS["provider"])
+    return applied
+
+
+def small_config(base: Path, windows: list[Window]) -> PretrainedConfig:
+    """The config of a model, for a copy of two layers and of the tokens that the windows have."""
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > LAYERS:
+        with suppress(NotImplementedError):  # Funnel counts them in another way: all of them
+            config.num_hidden_layers = LAYERS
+            for key, value in config.to_dict().items():
+                if isinstance(value, list) and len(value) == layers:  # one entry a layer
+                    setattr(config, key, value[:LAYERS])
+    tokens = [
+        *(max(window.input_ids) for window in windows),
+        *(
+            value
+            for key, value in config.to_dict().items()
+            if key.endswith("_token_id") and isinstance(value, int)
+        ),
+    ]
+    config.vocab_size = min(config.vocab_size, max(tokens) + 1)
+    return config
+
+
+def _random_model(config: PretrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(
+        config, trust_remote_code=False, dtype=torch.float32
+    )
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=SPREAD / parameter[0].numel() ** 0.5)
+    return model
+
+
+@contextmanager
+def _step(config: PretrainedConfig, what: str) -> Iterator[None]:
+    """Word what goes wrong inside the block, and keep to itself what libraries say meanwhile."""
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            yield
+    except (OSError, MemoryError):
+        raise  # of the machine
+    except Exception as error:  # each architecture has its own way to say that it cannot
+        raise UserError(
+            f"params.yaml: model: {what} fails for a {config.model_type}"
+            f" ({type(error).__name__}: {first_sentence(error)}); use another architecture"
+        ) from None
+
+
+class _DifferenceError(Exception):
+    """The copy answers otherwise afterwards."""
+
+
+def _check(difference: float, limit: float) -> None:
+    if not difference <= limit:
+        raise _DifferenceError(f"the logits differ from torch's by {difference:.1e} of them")

@@ -1,0 +1,80 @@
+"""The quantization recipe: an FP32 model to a calibrated INT8 one, step by step.
+
+Knows the order of the steps, which have modules of their own, and leaves out those that the model's
+architecture does not suit. The calibrate stage runs it, and `qa.probe` on a small copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from qa.errors import reading
+from qa.features import Window
+from qa.outputs import write_json
+from qa.overflow import widen_ranges
+from qa.params import Calibrate
+from qa.quantization import calibrate, save_quantized
+from qa.rounding import round_weights
+from qa.shifting import shift_channels
+from qa.splitting import split_outlier_channels
+
+RECIPE_FILE = "recipe.json"
+"""In the folder of a calibrated model: the parameters with the steps that ran."""
+
+
+def quantize(
+    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Calibrate
+) -> tuple[PreTrainedModel, Calibrate]:
+    """Make a fake-quantized INT8 model of an FP32 one, which is changed by it.
+
+    Args:
+        windows: calibration set.
+
+    Returns:
+        The fake-quantized model, trainable, and the parameters; where the architecture does not
+        suit a step, with that step turned off.
+
+    Raises:
+        UserError: NNCF's kernels cannot be built.
+    """
+    none: dict[str, object] = {}
+    if params.shift_channels and not shift_channels(model, windows, pad_token_id):
+        none["shift_channels"] = False
+    copies = params.split_channels
+    if copies and not split_outlier_channels(model, windows, pad_token_id, copies):
+        none["split_channels"] = 0
+    quantized = calibrate(model, windows, pad_token_id, params)
+    if params.overflow_fix:
+        widen_ranges(quantized, windows[0], pad_token_id)
+    if params.rounding == "gptq" and not round_weights(quantized, windows, pad_token_id):
+        none["rounding"] = "nearest"
+    return quantized, params.model_copy(update=none)
+
+
+def left_out(asked: Calibrate, applied: Calibrate) -> list[str]:
+    """The steps that did not suit the model, by their keys in the section `calibrate`."""
+    return [key for key, value in applied if value != getattr(asked, key)]
+
+
+def save(folder: Path, model: PreTrainedModel, applied: Calibrate, tokenizer: Path) -> None:
+    """Write a model that `quantize` made into an existing folder, with what was applied to it.
+
+    Args:
+        tokenizer: a folder with the tokenizer.
+    """
+    save_quantized(folder, model, tokenizer)
+    write_json(folder / RECIPE_FILE, applied.model_dump())
+
+
+def read_applied(folder: Path) -> Calibrate:
+    """The parameters as they were applied to the model in a folder that `save` wrote.
+
+    Raises:
+        UserError: the folder has none, or they are spoilt.
+    """
+    file = folder / RECIPE_FILE
+    with reading(file, "run `dvc repro calibrate`"):
+        return Calibrate.model_validate_json(file.read_text(encoding="utf-8"))

@@ -1,0 +1,45 @@
+"""Stage probe: two layers of the model's architecture, with random weights, through the pipeline.
+
+What an architecture cannot do is found before the stages that take hours. Writes models/probe.json:
+the steps of the recipe that do not suit it, which calibrate will leave out.
+"""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qa.errors import run
+from qa.outputs import write_json
+from qa.params import read_params
+from qa.probe import probe
+from qa.recipe import left_out
+
+BASE = Path("models/base")
+
+
+def main() -> None:
+    params = read_params()
+    with TemporaryDirectory() as scratch:
+        applied = probe(
+            BASE,
+            Path(scratch),
+            params.calibrate,
+            params.train.precision,
+            params.evaluate.provider,
+        )
+    steps = left_out(params.calibrate, applied)
+    for step in steps:
+        print(f"calibrate.{step}: will be left out, it does not suit the model's architecture")
+    write_json(Path("models/probe.json"), {"left_out": steps})
+    print("models/base: its architecture goes through the pipeline")
+
+
+if __name__ == "__main__":
+    run(main)
