@@ -28,11 +28,8 @@ from qa.quantization import load_quantized, strip
 from qa.recipe import left_out, read_applied
 from qa.squad import read_examples, subset
 
-FP32, DATA = Path("models/fp32"), Path("data/squad")
-FOLDERS = {
-    name: Path("models/onnx") / folder
-    for name, folder in (("fp32", "fp32"), ("ptq", "ptq"), ("qat", "int8"))
-}
+FP32, DATA, ONNX = Path("models/fp32"), Path("data/squad"), Path("models/onnx")
+FOLDERS = {"fp32": ONNX / "fp32", "ptq": ONNX / "ptq", "qat": ONNX / "int8"}
 SOURCES = {"fp32": FP32, "ptq": Path("models/ptq"), "qat": Path("models/qat")}
 LIMITS = {"fp32": 1e-4, "ptq": 5e-2, "qat": 5e-2}
 CHECKED_QUESTIONS = 16
