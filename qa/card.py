@@ -306,10 +306,18 @@ def _recipe(made: Mapping[str, str], windows: Windows, decoding: Decoding) -> st
         " questions as it is); INT8 quantizers with the ranges of windows of the training set"
         " (`calibrate`); training with the quantizers in place (`train`; none with `epochs: 0`)"
         " towards the FP32 model's logits, as much as `distillation_weight` says, and the labels."
-        " The parameters:"
+        f"{_left_out(made)} The parameters:"
     )
     text = yaml.safe_dump(shown, sort_keys=False)
     return f"## How it was made\n\n{intro}\n\n```yaml\n{text}```"
+
+
+def _left_out(made: Mapping[str, str]) -> str:
+    """Which steps of calibration did not suit the model, if any."""
+    if not made["left_out"]:
+        return ""
+    steps = ", ".join(f"`{step}`" for step in made["left_out"].split(", "))
+    return f" Left out of `calibrate`, as they do not suit the architecture: {steps}."
 
 
 def _provenance(made: Mapping[str, str], file: Path) -> str:

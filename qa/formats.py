@@ -12,6 +12,7 @@ SIGNATURES = {
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", None),
     b"PAR1": ("a Parquet file", None),
     b"ARROW1": ("an Arrow file", None),
+    b"\xff\xff\xff\xff": ("an Arrow stream", None),
     b"SQLite format 3": ("an SQLite database", None),
     b"%PDF": ("a PDF", None),
     b"\x1f\x8b": ("compressed by gzip", "unpack it"),

@@ -73,7 +73,7 @@ def download_dataset(
     Args:
         name: id on the hub.
         revision: the commit, 40 hexadecimal digits.
-        dropped: by split, as in `qa.squad.read_squad_json`.
+        dropped: by split, as in `qa.squad.read_questions`.
 
     Raises:
         UserError: the hub cannot be reached, has no such data set, revision or splits, or a record

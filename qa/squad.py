@@ -1,25 +1,23 @@
 """Question-answering records: `Example`, and the files they come from and go to.
 
-Reads SQuAD JSON (v1.1 and v2.0) and the flat records of the Hugging Face `squad` data sets, checks
-every answer's offset, draws subsets, and keeps one schema on disk: JSON Lines with the keys id,
-question, context and answers (`text`, `answer_start`), as the Hugging Face data sets have them.
-A file that is not of this shape is refused at its first flaw; questions with a fault of their own
-are counted, and refused or left out together. Knows nothing of tokens.
+Takes the flat records of the Hugging Face `squad` data sets, checks every answer's offset, draws
+subsets, and keeps one schema on disk: JSON Lines with the keys id, question, context and answers
+(`text`, `answer_start`). Questions with a fault of their own are counted, and refused or left out
+together. Leaves the forms of files to `qa.records`, and knows nothing of tokens.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qa.errors import NAMED, UserError, listed, shown
-from qa.formats import other_format
 from qa.outputs import whole_file
+from qa.records import lines_records, read_records
 
 AT_INTAKE = "fix it, or leave such questions out: set dataset.on_bad_answer=drop"
 """What to do about faults in what a person brought."""
@@ -54,8 +52,8 @@ class Fault:
     reason: str
 
 
-def read_squad_json(path: Path, dropped: list[Fault] | None = None) -> list[Example]:
-    """Read a SQuAD JSON file, v1.1 or v2.0, or JSON Lines as `write_examples` writes them.
+def read_questions(path: Path, dropped: list[Fault] | None = None) -> list[Example]:
+    """Read a file of questions in any form that `qa.records` knows: SQuAD JSON, Parquet and others.
 
     Args:
         path: the file.
@@ -63,9 +61,9 @@ def read_squad_json(path: Path, dropped: list[Fault] | None = None) -> list[Exam
             they are an error.
 
     Raises:
-        UserError: the file is neither, or has faults; the message counts them and names the first.
+        UserError: the file is of none, or has faults; the message counts them and names the first.
     """
-    return _checked(_file_records(path), str(path), AT_INTAKE, dropped)
+    return _checked(read_records(path), str(path), AT_INTAKE, dropped)
 
 
 def examples_from_records(
@@ -76,10 +74,10 @@ def examples_from_records(
     Args:
         records: mappings with `id`, `question`, `context`, `answers: {text: [], answer_start: []}`.
         source: what to call the records in an error, such as a file or a data set and its split.
-        dropped: as in `read_squad_json`.
+        dropped: as in `read_questions`.
 
     Raises:
-        UserError: as `read_squad_json`.
+        UserError: as `read_questions`.
     """
     numbered = ((f"number {number}", record) for number, record in enumerate(records, 1))
     return _checked(numbered, source, AT_INTAKE, dropped)
@@ -95,7 +93,7 @@ def read_examples(path: Path) -> list[Example]:
         raise UserError(f"{path}: no such file; run `dvc repro download_dataset`, which makes it")
     with path.open(encoding="utf-8") as lines:
         return _checked(
-            _lines_records(lines, path), str(path), "run `dvc repro download_dataset` anew"
+            lines_records(lines, path), str(path), "run `dvc repro download_dataset` anew"
         )
 
 
@@ -145,102 +143,6 @@ def subset(examples: Sequence[Example], count: int | None, seed: int) -> list[Ex
     draw = random.Random(seed)  # noqa: S311  # no secret depends on it
     chosen = sorted(draw.sample(range(len(examples)), count))
     return [examples[i] for i in chosen]
-
-
-def _file_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; set the path of a SQuAD JSON file")
-    if not path.is_file():
-        raise UserError(f"{path}: not a file; set the path of a SQuAD JSON file")
-    content = path.read_bytes()
-    if (found := other_format(content, "write it as SQuAD JSON or JSON Lines")) is not None:
-        raise UserError(f"{path}: {found}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    try:
-        content = _loads(text)
-    except json.JSONDecodeError as error:
-        first = text[: error.pos].strip()
-        if error.msg != "Extra data" or "\n" in first:
-            raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
-        # One value on its line and more below: JSON Lines.
-        return _lines_records(io.StringIO(text), path)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON that can be read: {error}") from None
-    if isinstance(content, dict) and "data" not in content and "context" in content:
-        return _lines_records([text], path)  # JSON Lines of one line
-    return _squad_records(content, path)
-
-
-def _lines_records(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                record = _loads(line)
-                if not isinstance(record, dict):
-                    raise UserError(
-                        f"{path}: line {number} is {shown(record)}, not a record in JSON"
-                    )
-                yield f"on line {number}", record
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 below line {number}; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {number} is not JSON ({error.msg})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: line {number} is not JSON that can be read: {error}") from None
-
-
-def _squad_records(content: Any, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    def get(parent: Any, key: str, place: str) -> Any:
-        if not isinstance(parent, dict) or key not in parent:
-            raise UserError(f'{path}: no "{key}" {place}; expected SQuAD JSON')
-        return parent[key]
-
-    def items(parent: Any, key: str, place: str) -> list[Any]:
-        value = get(parent, key, place)
-        if not isinstance(value, list):
-            raise UserError(
-                f'{path}: "{key}" {place} is {shown(value)} and not a list; expected SQuAD JSON'
-            )
-        return value
-
-    for a, article in enumerate(items(content, "data", "at the top")):
-        for p, paragraph in enumerate(items(article, "paragraphs", f"in data[{a}]")):
-            place = f"in data[{a}].paragraphs[{p}]"
-            context = get(paragraph, "context", place)
-            for q, qas in enumerate(items(paragraph, "qas", place)):
-                place = f"in data[{a}].paragraphs[{p}].qas[{q}]"
-                for key in ("id", "question"):
-                    get(qas, key, place)
-                yield place, {**qas, "context": context}
-
-
-def _loads(text: str) -> Any:
-    """A value of JSON.
-
-    Raises:
-        ValueError: it is not JSON, or JSON that Python would not read whole; the message says why.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # an integer of thousands of digits; Python's advice goes on
-        raise ValueError(str(error).partition(";")[0]) from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
-    return content
 
 
 def _checked(

@@ -34,7 +34,7 @@ from qa.intake import build_tokenizer
 from qa.metrics import exact_match_and_f1
 from qa.outputs import fingerprint
 from qa.params import Decoding, Finetune, Windows
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from qa.training import CHECKPOINTS, clear_checkpoints, label_windows, train
 
 RANK = 16
@@ -74,7 +74,7 @@ def main() -> None:
     model = add_adapter(model, RANK, ALPHA)
     model.print_trainable_parameters()
 
-    examples = read_squad_json(arguments.train)
+    examples = read_questions(arguments.train)
     windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
     print(f"{len(examples)} questions, {len(windows)} windows", flush=True)
     checkpoints = CHECKPOINTS / "adapter" / fingerprint([RECIPE, WINDOWS], [arguments.train])
@@ -92,7 +92,7 @@ def main() -> None:
     size = sum((arguments.out / name).stat().st_size for name in ADAPTER_FILES)
     print(f"{arguments.out}: {size / 1e6:.2f} MB")
 
-    validation = read_squad_json(arguments.validation)
+    validation = read_questions(arguments.validation)
     engine = Engine(torch_forward(model.float()), tokenizer, WINDOWS, DECODING)
     print(exact_match_and_f1(validation, engine.answer(validation)))
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.errors import UserError, run
 from qa.outputs import whole_folder
 from qa.params import read_params
-from qa.squad import Fault, check_answerable, read_squad_json, subset, write_examples, write_faults
+from qa.squad import Fault, check_answerable, read_questions, subset, write_examples, write_faults
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     dropped = faults if dataset.on_bad_answer == "drop" else None
     if dataset.name in ("sample", "files"):
         splits = {
-            split: read_squad_json(Path(path), dropped[split] if dropped else None)
+            split: read_questions(Path(path), dropped[split] if dropped else None)
             for split, path in files.items()
         }
     else:

@@ -15,7 +15,7 @@ from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
 from qa.features import load_tokenizer, make_windows
 from qa.logits import run_windows
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "models/minilm-squad"
@@ -35,7 +35,7 @@ def test_merging_changes_no_answer(tmp_path: Path) -> None:
     merged, _ = load_model(tmp_path, dropout=False)
     apart = PeftModel.from_pretrained(load_encoder(seed=0), FOLDER).eval()
     tokenizer = load_tokenizer(tmp_path)
-    examples = read_squad_json(ROOT / "data/sample/validation.json")[:5]
+    examples = read_questions(ROOT / "data/sample/validation.json")[:5]
     windows = make_windows(
         examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64
     )

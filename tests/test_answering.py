@@ -24,7 +24,7 @@ from qa import table
 from qa.answering import answer_csv, answer_one
 from qa.errors import UserError
 from qa.params import Params, read_params
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 CHUNK_ROWS = 40
@@ -40,7 +40,7 @@ Rows = list[list[str]]
 
 def rows_of_sample(count: int) -> Rows:
     """Contexts and questions of the sample, no two rows equal."""
-    examples = read_squad_json(ROOT / "data/sample/validation.json")
+    examples = read_questions(ROOT / "data/sample/validation.json")
     return [
         [f"{number}. {example.context}", example.question]
         for number, example in enumerate((examples * (count // len(examples) + 1))[:count])

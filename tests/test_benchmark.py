@@ -21,7 +21,7 @@ from qa.contenders import CONTENDERS, REFERENCE
 from qa.errors import UserError
 from qa.plot import draw
 from qa.processor import machine
-from qa.squad import Example, Span, read_squad_json
+from qa.squad import Example, Span, read_questions
 from tests.conftest import ROOT
 
 
@@ -56,7 +56,7 @@ def test_operations_of_bert_base() -> None:
 
 
 def test_questions_have_the_lengths_asked_for(tokenizer: Any) -> None:
-    examples = read_squad_json(ROOT / "data/sample/validation.json")[:20]
+    examples = read_questions(ROOT / "data/sample/validation.json")[:20]
     questions = questions_of([64, 128, 384], examples, tokenizer)
     for length, (question, context) in questions.items():
         assert len(tokenizer.backend.encode(question, context)) == length

@@ -88,7 +88,7 @@ def test_two_builds_are_the_same_to_the_byte(reproduced: Project, tmp_path: Path
     assert (tmp_path / "README.md").read_bytes() == built.read_bytes()
 
 
-def exported(folder: Path, model: str, dataset: str, epochs: float) -> Path:
+def exported(folder: Path, model: str, dataset: str, epochs: float, left_out: str = "") -> Path:
     """A folder with the metadata of an export, and next to nothing else."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     graph = onnx.helper.make_graph([], "empty", [], [])
@@ -96,6 +96,7 @@ def exported(folder: Path, model: str, dataset: str, epochs: float) -> Path:
     metadata = {
         "model": model,
         "dataset": dataset,
+        "left_out": left_out,
         "finetune": json.dumps(params["finetune"]),
         "ptq": json.dumps(params["calibrate"]),
         "qat": json.dumps({**params["train"], "epochs": epochs}),
@@ -140,6 +141,7 @@ def test_models_and_data_sets_of_the_hub_are_linked(reproduced: Project, tmp_pat
     assert {result.dataset_revision for result in data.eval_results} == {"2c3d"}
     assert "[someone/bert](https://huggingface.co/someone/bert) at `0a1b`" in card.text
     assert "handle_impossible_answer=True" in card.text
+    assert "Left out" not in card.text
     assert "whether or not the text holds one" not in card.text
     assert "| 71.25 | 81.00 | 82.00 |" in card.text
     table = [line for line in card.text.splitlines() if line.startswith("| ") and "FP32" in line]
@@ -150,7 +152,8 @@ def test_a_model_of_ones_own_claims_nothing(reproduced: Project, tmp_path: Path)
     decoding = Decoding(
         max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
     )
-    folder = exported(tmp_path, "folder@None", "files@None", epochs=0)
+    steps = "shift_channels, split_channels"
+    folder = exported(tmp_path, "folder@None", "files@None", epochs=0, left_out=steps)
     evaluate = Evaluate(provider="CPUExecutionProvider", precision="fp32", max_f1_drop=3.0)
     card = make_card(folder, evaluation(reproduced), WINDOWS, decoding, evaluate)
     assert "on `CPUExecutionProvider`. The" in card.text.replace("\n", " ")
@@ -161,3 +164,5 @@ def test_a_model_of_ones_own_claims_nothing(reproduced: Project, tmp_path: Path)
     assert "quantization-aware" not in str(card)
     assert "by calibration" in card.text.replace("\n", " ")
     assert "None" not in str(card)
+    says = "do not suit the architecture: `shift_channels`, `split_channels`. The parameters:"
+    assert says in card.text.replace("\n", " ")

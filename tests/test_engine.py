@@ -15,14 +15,14 @@ from qa.batches import BATCH_TOKENS
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.params import Decoding, Windows
-from qa.squad import Example, read_squad_json
+from qa.squad import Example, read_questions
 from tests.conftest import ROOT
 
 WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)
 DECODING = Decoding(
     max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
 )
-EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:20]
+EXAMPLES = read_questions(ROOT / "data/sample/validation.json")[:20]
 
 
 def test_answers_do_not_depend_on_the_batches(tiny_model: Path, tokenizer: Any) -> None:

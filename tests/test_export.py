@@ -33,7 +33,7 @@ from qa.quantization import (
     strip,
 )
 from qa.sessions import onnx_forward
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from qa.workers import in_peers
 from tests.conftest import ROOT
 from tests.peers import pipeline_answers
@@ -53,7 +53,7 @@ CALIBRATE = Calibrate(
     overflow_fix=True,
     rounding="nearest",
 )
-EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:12]
+EXAMPLES = read_questions(ROOT / "data/sample/validation.json")[:12]
 
 
 @pytest.fixture(scope="module")

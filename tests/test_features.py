@@ -12,7 +12,7 @@ import pytest
 from qa import features
 from qa.errors import UserError
 from qa.features import make_windows, pad
-from qa.squad import Example, Span, read_squad_json
+from qa.squad import Example, Span, read_questions
 from tests.conftest import ROOT
 
 SIZES: dict[str, Any] = {"max_length": 64, "doc_stride": 16, "max_question_length": 16}
@@ -56,7 +56,7 @@ def test_a_short_example_is_one_window_and_order_is_kept(tokenizer: Any) -> None
 
 
 def test_labels_find_the_answers_of_the_sample(tokenizer: Any) -> None:
-    examples = read_squad_json(ROOT / "data/sample/train.json")
+    examples = read_questions(ROOT / "data/sample/train.json")
     windows = make_windows(
         examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64
     )

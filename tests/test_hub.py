@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from qa.squad import read_examples, read_squad_json
+from qa.squad import read_examples, read_questions
 from tests.conftest import ROOT, Project
 from tests.hub_server import Break, hub
 
@@ -22,7 +22,7 @@ MODEL, DATASET = "someone/tiny-squad", "someone/squad"
 
 def parquet(split: str, count: int) -> bytes:
     """The sample in the schema and the file format of rajpurkar/squad."""
-    examples = read_squad_json(ROOT / f"data/sample/{split}.json")[:count]
+    examples = read_questions(ROOT / f"data/sample/{split}.json")[:count]
     buffer = io.BytesIO()
     pd.DataFrame(
         [
@@ -112,7 +112,7 @@ def test_a_data_set_comes_at_its_commit(project: Project, endpoint: str) -> None
     assert "train: 4 of 5 questions" in out
     train = read_examples(project.folder / "data/squad/train.jsonl")
     validation = read_examples(project.folder / "data/squad/validation.jsonl")
-    sample = read_squad_json(ROOT / "data/sample/validation.json")
+    sample = read_questions(ROOT / "data/sample/validation.json")
     assert len(train) == 4
     assert validation == sample[:5]
 

@@ -16,7 +16,7 @@ from qa.overflow import LARGEST_PAIR, MARGIN, largest_pairs, widen_ranges
 from qa.params import read_params
 from qa.quantization import calibrate, quantized_linears
 from qa.rounding import round_weights
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 
@@ -34,7 +34,7 @@ def test_a_pair_is_two_neighbours_of_one_sign() -> None:
 
 @pytest.fixture
 def windows(tokenizer: Any) -> list[Window]:
-    examples = read_squad_json(ROOT / "data/sample/train.json")[:8]
+    examples = read_questions(ROOT / "data/sample/train.json")[:8]
     return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
 
 

@@ -25,7 +25,7 @@ from qa.quantization import load_quantized, save_quantized, strip
 from qa.recipe import quantize
 from qa.sessions import onnx_forward
 from qa.spans import Answer
-from qa.squad import read_squad_json, subset
+from qa.squad import read_questions, subset
 from tests.conftest import ROOT
 
 
@@ -40,7 +40,7 @@ def test_the_embedded_model_answers(tmp_path: Path, shared_squad: Path, params: 
     assert has_head
     tokenizer = load_tokenizer(tmp_path)
     engine = Engine(torch_forward(model), tokenizer, params.windows, params.decoding)
-    examples = read_squad_json(shared_squad / "dev.json")
+    examples = read_questions(shared_squad / "dev.json")
     assert exact_match_and_f1(examples, engine.answer(examples)).f1 >= 65
 
 
@@ -61,7 +61,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     build_checkpoint(shared_model, base, "minilm-squad")
     tokenizer = load_tokenizer(base)
     options = params.windows.model_dump()
-    chosen = subset(read_squad_json(shared_squad / "train.json"), 64, seed=0)
+    chosen = subset(read_questions(shared_squad / "train.json"), 64, seed=0)
     windows = make_windows(chosen, tokenizer, **options)
     fp32, _ = load_model(base, dropout=False)
     plain = to_onnx(fp32, windows[:2], 0, {})
@@ -73,7 +73,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
     write_folder(folder, graph, quantized)
 
-    examples = read_squad_json(shared_squad / "dev.json")
+    examples = read_questions(shared_squad / "dev.json")
 
     def answer(forward: Forward) -> list[Answer]:
         return Engine(forward, tokenizer, params.windows, params.decoding).answer(examples)

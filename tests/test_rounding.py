@@ -17,7 +17,7 @@ from qa.overflow import widen_ranges
 from qa.params import read_params
 from qa.quantization import calibrate, quantized_linears
 from qa.rounding import _input_products, _rounded, round_weights
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 
@@ -70,7 +70,7 @@ def test_blocks_are_for_speed_alone(
 
 
 def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, tokenizer: Any) -> None:
-    examples = read_squad_json(ROOT / "data/sample/train.json")[:8]
+    examples = read_questions(ROOT / "data/sample/train.json")[:8]
     windows: list[Window] = make_windows(
         examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
     )
@@ -116,7 +116,7 @@ def test_a_weight_that_is_called_again_is_rounded_once(
         embedding_size=32,
         vocab_size=30522,
     )
-    examples = read_squad_json(ROOT / "data/sample/train.json")[:4]
+    examples = read_questions(ROOT / "data/sample/train.json")[:4]
     windows = make_windows(
         examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
     )

@@ -29,14 +29,14 @@ from qa.features import Window, make_windows, pad
 from qa.params import Decoding, Windows
 from qa.processor import cores
 from qa.sessions import Sessions, _count, _locked, _shares, onnx_forward
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)
 DECODING = Decoding(
     max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
 )
-EXAMPLES = read_squad_json(ROOT / "data/sample/validation.json")[:60]
+EXAMPLES = read_questions(ROOT / "data/sample/validation.json")[:60]
 PROVIDER = "OpenVINOExecutionProvider"
 
 

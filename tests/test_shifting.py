@@ -25,7 +25,7 @@ from qa.checkpoints import load_model, torch_forward
 from qa.features import Window, make_windows
 from qa.logits import Logits, run_windows
 from qa.shifting import shift_channels
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.conftest import ROOT
 
 SMALL = {
@@ -39,7 +39,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def windows(tokenizer: Any) -> list[Window]:
-    examples = read_squad_json(ROOT / "data/sample/train.json")[:6]
+    examples = read_questions(ROOT / "data/sample/train.json")[:6]
     return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
 
 

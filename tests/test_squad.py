@@ -24,7 +24,7 @@ from qa.squad import (
     check_answerable,
     examples_from_records,
     read_examples,
-    read_squad_json,
+    read_questions,
     subset,
     write_examples,
     write_faults,
@@ -48,7 +48,7 @@ def answer(text: Any, start: Any) -> dict[str, Any]:
 
 def test_reads_both_versions_of_squad(tmp_path: Path) -> None:
     impossible = {"id": "q2", "question": "Who?", "answers": [], "is_impossible": True}
-    examples = read_squad_json(squad_file(tmp_path / "s.json", question(), impossible))
+    examples = read_questions(squad_file(tmp_path / "s.json", question(), impossible))
     assert examples == [
         Example("q1", "Where did Ada live?", "Ada lived in London.", (Span("London", 13),)),
         Example("q2", "Who?", "Ada lived in London.", ()),
@@ -57,7 +57,7 @@ def test_reads_both_versions_of_squad(tmp_path: Path) -> None:
 
 def test_an_impossible_question_has_no_answers_whatever_the_file_says(tmp_path: Path) -> None:
     record = {**question(), "is_impossible": True}
-    assert read_squad_json(squad_file(tmp_path / "s.json", record))[0].answers == ()
+    assert read_questions(squad_file(tmp_path / "s.json", record))[0].answers == ()
 
 
 def test_written_examples_come_back(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_hub_records_become_the_same_examples() -> None:
 def test_a_bad_record_is_named(tmp_path: Path, qas: list[dict[str, Any]], says: str) -> None:
     path = squad_file(tmp_path / "bad.json", *qas)
     with pytest.raises(UserError, match=rf"{re.escape(str(path))}: .*{says}") as raised:
-        read_squad_json(path)
+        read_questions(path)
     assert len(str(raised.value)) < 600
     assert one_line(str(raised.value)) == str(raised.value)
 
@@ -118,12 +118,12 @@ def test_an_offset_is_an_integer(tmp_path: Path, start: str) -> None:
     path = squad_file(tmp_path / "s.json", question(start=13))
     path.write_text(path.read_text("utf-8").replace(": 13", f": {start}"), "utf-8")
     with pytest.raises(UserError, match=r"question q1: answer 'London' has answer_start .*integer"):
-        read_squad_json(path)
+        read_questions(path)
 
 
 def test_an_offset_that_a_table_made_a_float_is_the_integer_that_it_equals(tmp_path: Path) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "answers": [answer("London", 13.0)]})
-    assert read_squad_json(path)[0].answers == (Span("London", 13),)
+    assert read_questions(path)[0].answers == (Span("London", 13),)
 
 
 @pytest.mark.fault("an answer of {text}")
@@ -131,7 +131,7 @@ def test_an_offset_that_a_table_made_a_float_is_the_integer_that_it_equals(tmp_p
 def test_an_answer_is_text(tmp_path: Path, text: Any) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "answers": [answer(text, 0)]})
     with pytest.raises(UserError, match=r"question q1: the text of an answer is .* and not text"):
-        read_squad_json(path)
+        read_questions(path)
 
 
 @pytest.mark.fault(
@@ -145,7 +145,7 @@ def test_impossible_is_read_as_the_boolean_that_it_spells(
     tmp_path: Path, spelt: Any, answers: int
 ) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "is_impossible": spelt})
-    assert len(read_squad_json(path)[0].answers) == answers
+    assert len(read_questions(path)[0].answers) == answers
 
 
 @pytest.mark.fault("an `is_impossible` of {spelt}")
@@ -153,14 +153,14 @@ def test_impossible_is_read_as_the_boolean_that_it_spells(
 def test_impossible_that_spells_no_boolean_is_refused(tmp_path: Path, spelt: Any) -> None:
     path = squad_file(tmp_path / "s.json", {**question(), "is_impossible": spelt})
     with pytest.raises(UserError, match=r"question q1: is_impossible is .* neither true nor false"):
-        read_squad_json(path)
+        read_questions(path)
 
 
 def test_an_empty_answer_is_none(tmp_path: Path) -> None:
     """Beside a good one it is left out, as SQuAD's own script does; an annotator's is "none"."""
     beside = {**question("a"), "answers": [answer("London", 13), answer("", 13), answer(" ", 3)]}
     only = {"id": 5, "question": "Where?", "is_impossible": False, "answers": [answer("", 0)]}
-    a, five = read_squad_json(squad_file(tmp_path / "s.json", beside, only))
+    a, five = read_questions(squad_file(tmp_path / "s.json", beside, only))
     assert a.answers == (Span("London", 13),)
     assert (five.id, five.answers) == ("5", ())
 
@@ -169,7 +169,7 @@ def test_an_empty_answer_is_none(tmp_path: Path) -> None:
 def test_bad_answers_are_counted_and_the_first_ten_named(tmp_path: Path) -> None:
     qas = [question(f"q{i}", start=i) for i in range(30)]
     with pytest.raises(UserError) as raised:
-        read_squad_json(squad_file(tmp_path / "s.json", *qas))
+        read_questions(squad_file(tmp_path / "s.json", *qas))
     message = str(raised.value)
     assert "29 of 30 questions cannot be used: question q0: " in message
     assert "question q9: " in message
@@ -185,7 +185,7 @@ def test_bad_answers_are_counted_and_the_first_ten_named(tmp_path: Path) -> None
 def test_bad_answers_are_left_out_on_request(tmp_path: Path) -> None:
     qas = [question("a", start=3), question("b"), question("b"), {**question("c"), "question": ""}]
     dropped: list[Fault] = []
-    examples = read_squad_json(squad_file(tmp_path / "s.json", *qas), dropped)
+    examples = read_questions(squad_file(tmp_path / "s.json", *qas), dropped)
     assert [example.id for example in examples] == ["b"]
     assert [fault.question for fault in dropped] == ["a", "b", "c"]
     write_faults(tmp_path / "dropped.jsonl", {"train": dropped, "validation": []})
@@ -196,7 +196,7 @@ def test_bad_answers_are_left_out_on_request(tmp_path: Path) -> None:
         "reason": "the id occurs twice; ids must be unique",
     }
     with pytest.raises(UserError, match="question a: answer 'London' is not at answer_start 3"):
-        read_squad_json(squad_file(tmp_path / "s.json", qas[0]), [])
+        read_questions(squad_file(tmp_path / "s.json", qas[0]), [])
 
 
 @pytest.mark.fault("an answer with other white space than its context")
@@ -204,7 +204,7 @@ def test_white_space_shows_in_a_message(tmp_path: Path) -> None:
     context = "Ada lived in the  old town."
     path = squad_file(tmp_path / "s.json", question(text="the old town"), context=context)
     with pytest.raises(UserError) as raised:
-        read_squad_json(path)
+        read_questions(path)
     assert "'the old town' is not at answer_start 13" in one_line(str(raised.value))
     assert "has 'the  old tow'" in one_line(str(raised.value))
 
@@ -213,7 +213,7 @@ def test_white_space_shows_in_a_message(tmp_path: Path) -> None:
 def test_json_lines_are_read_as_well(tmp_path: Path, lines: int) -> None:
     examples = [Example(str(i), "Who?", "Ada.\u2028B", (Span("Ada", 0),)) for i in range(lines)]
     write_examples(tmp_path / "x.json", examples)
-    assert read_squad_json(tmp_path / "x.json") == examples
+    assert read_questions(tmp_path / "x.json") == examples
 
 
 @pytest.mark.fault("a file of {content}, given as SQuAD JSON")
@@ -230,8 +230,10 @@ def test_json_lines_are_read_as_well(tmp_path: Path, lines: int) -> None:
             b'{"data": [{"paragraphs": [{"qas": []}]}]}',
             r'no "context" in data\[0\].paragraphs\[0\]',
         ),
-        (b"[]", 'no "data" at the top; expected SQuAD JSON'),
-        (b"null", 'no "data" at the top; expected SQuAD JSON'),
+        (b"[]", r'no "data" at the top, but \[\]; expected SQuAD JSON, or records with question'),
+        (b"null", 'no "data" at the top, but null; expected SQuAD JSON'),
+        (b'{"id": {"0": "a"}}', r"no \"data\" at the top, but \['id'\]; expected SQuAD JSON"),
+        (b"Context,Question\n", "not JSON: .* at line 1; it begins with 'Context,Question"),
         (b'{"data": "\xff"}', "not UTF-8 at byte 10"),
         (b'{"data": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"data": ' + b"9" * 5000 + b"}", "Exceeds the limit .* value has 5000 digits$"),
@@ -243,9 +245,10 @@ def test_json_lines_are_read_as_well(tmp_path: Path, lines: int) -> None:
         (b'{"id": "a", "context": "b"}\n[1]', r"line 2 is \[1\], not a record in JSON"),
         (b'{"id": "a", "context": "b"}\n{', "line 2 is not JSON"),
         ('{"data": []}'.encode("utf-16"), "text in UTF-16; save it as UTF-8"),
-        (b"PAR1" + bytes(99), "a Parquet file; write it as SQuAD JSON"),
+        (b"PAR1" + bytes(99), "a Parquet file that cannot be read"),
+        (b"\xff\xff\xff\xff" + bytes(9), "an Arrow stream; write it as SQuAD JSON, JSON Lines"),
         (b"PK\x03\x04", "a zip archive; write it as"),
-        (b"\x1f\x8b\x08", "compressed by gzip; unpack it"),
+        (b"\x1f\x8b\x08", "compressed by gzip, and cut off or spoilt"),
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS; .* git lfs pull"),
         (b"", "not JSON"),
         (b"\0", "not JSON"),
@@ -255,18 +258,18 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=says) as raised:
-        read_squad_json(path)
+        read_questions(path)
     assert one_line(str(raised.value)) == str(raised.value)
 
 
 @pytest.mark.fault("a path that leads to no SQuAD JSON")
 def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        read_squad_json(tmp_path / "absent.json")
+        read_questions(tmp_path / "absent.json")
     os.mkfifo(tmp_path / "pipe.json")
     for path in (tmp_path, tmp_path / "pipe.json"):
         with pytest.raises(UserError, match="not a file"):
-            read_squad_json(path)
+            read_questions(path)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,7 @@ def test_any_examples_come_back_exactly(some: list[Example]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl"
         write_examples(path, some)
-        assert read_examples(path) == read_squad_json(path) == some
+        assert read_examples(path) == read_questions(path) == some
 
 
 ANY_TEXT = st.text(st.characters(), max_size=5)  # lone surrogates included
@@ -354,7 +357,7 @@ def test_a_changed_file_is_read_consistently_or_refused_in_one_line(data: st.Dat
         path.write_text(text, "utf-8")
         dropped: list[Fault] = []
         try:
-            found = read_squad_json(path, dropped)
+            found = read_questions(path, dropped)
         except UserError as error:
             assert one_line(str(error)) == str(error)
             return
@@ -388,7 +391,7 @@ def test_subset_is_a_function_of_the_seed() -> None:
 
 def test_the_sample_is_what_its_card_says() -> None:
     splits = {
-        split: read_squad_json(ROOT / f"data/sample/{split}.json")
+        split: read_questions(ROOT / f"data/sample/{split}.json")
         for split in ("train", "validation")
     }
     contexts = {split: {e.context for e in examples} for split, examples in splits.items()}

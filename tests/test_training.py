@@ -20,7 +20,7 @@ from qa.features import make_windows
 from qa.logits import run_windows
 from qa.outputs import fingerprint
 from qa.params import Finetune
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from qa.training import (
     SEAL,
     TrainingWindow,
@@ -49,7 +49,7 @@ PARAMS = Finetune(
 
 @pytest.fixture(scope="module")
 def windows(tokenizer: Any) -> list[TrainingWindow]:
-    examples = read_squad_json(ROOT / "data/sample/train.json")[:40]
+    examples = read_questions(ROOT / "data/sample/train.json")[:40]
     made = make_windows(examples, tokenizer, max_length=128, doc_stride=32, max_question_length=32)
     return label_windows(made[:40], examples)
 

@@ -18,7 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from qa.features import Tokenizer, make_windows
 from qa.metrics import exact_match_and_f1
 from qa.spans import Answer
-from qa.squad import Example, Span, read_squad_json
+from qa.squad import Example, Span, read_questions
 from qa.words import find_units
 from tests.conftest import SHARED
 
@@ -194,7 +194,7 @@ def test_labels_can_be_decoded(form: str, language: str, wanted: float) -> None:
     file: Path = SHARED / f"xquad/xquad.{language}.json"
     if not file.is_file():
         pytest.skip("no XQuAD beside this checkout")
-    examples = read_squad_json(file)
+    examples = read_questions(file)
     texts = sorted({example.context for example in examples})
     # Larger vocabularies learn so little text by heart: XLM-R has about 1.5 characters a token of
     # Chinese, as here; with 8,000 tokens there would be two.

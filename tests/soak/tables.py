@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from qa.processor import has_bf16
-from qa.squad import read_squad_json
+from qa.squad import read_questions
 from tests.soak.damage import scramble, shift_clock, truncate
 from tests.soak.running import Ended, Runner, UndisturbedError, disturb, wait_for_moment
 
@@ -55,7 +55,7 @@ def write_table(path: Path, source: Path, rows: int, characters: int | None = No
     Args:
         characters: of a context, at the most.
     """
-    examples = read_squad_json(source)
+    examples = read_questions(source)
     with path.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["Context", "Question", "Note"])
