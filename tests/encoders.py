@@ -54,7 +54,6 @@ SMALL = {
     "intermediate_size": 256,
     "hidden_dim": 256,
     "d_inner": 256,
-    "max_position_embeddings": 160,
     "axial_pos_shape": [8, 20],
     "axial_pos_embds_dim": [64, 64],
     "attention_window": 16,
@@ -98,12 +97,13 @@ def architectures() -> list[str]:
     return [*FIRST, *sorted({*found} - {*FIRST})]
 
 
-def tiny_config(kind: str, vocabulary: int) -> PretrainedConfig:
+def tiny_config(kind: str, vocabulary: int, positions: int = 160) -> PretrainedConfig:
     """The config of a tiny model; `vocabulary` is of BERT's tokenizer, with its special tokens."""
     config_class: type[PretrainedConfig] = CONFIG_MAPPING[kind]
     known = {*inspect.signature(config_class).parameters, *config_class.attribute_map}
     values = SMALL | {
         "vocab_size": vocabulary,
+        "max_position_embeddings": positions,
         "pad_token_id": 0,
         "cls_token_id": 101,
         "bos_token_id": 101,
@@ -118,11 +118,13 @@ def tiny_config(kind: str, vocabulary: int) -> PretrainedConfig:
     return config
 
 
-def tiny(kind: str, vocabulary: int) -> PreTrainedModel:
+def tiny(kind: str, vocabulary: int, positions: int = 160) -> PreTrainedModel:
     """A tiny model, its weights so large that logits depend on every token."""
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(
-        tiny_config(kind, vocabulary), trust_remote_code=False, attn_implementation="eager"
+        tiny_config(kind, vocabulary, positions),
+        trust_remote_code=False,
+        attn_implementation="eager",
     )
     for parameter in model.parameters():
         if parameter.dim() > 1:

@@ -35,6 +35,32 @@ def encode(folder: Path, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
     return [tokenizer(*pair)["input_ids"] for pair in pairs]
 
 
+def save_anew(
+    source: Path, out: Path, config: dict[str, Any], pairs: Sequence[tuple[str, str]]
+) -> list[list[int]]:
+    """Save a tiny model and a tokenizer with one more token, as this transformers does.
+
+    Args:
+        source: folder with a tokenizer.
+        config: of the model, with its `model_type`.
+
+    Returns:
+        The token ids of pairs of texts, by the tokenizer that was saved.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<title>"]})
+    tokenizer.save_pretrained(out)
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(
+        AutoConfig.for_model(**config, vocab_size=len(tokenizer)), trust_remote_code=False
+    )
+    model.save_pretrained(out)
+    return [tokenizer(*pair)["input_ids"] for pair in pairs]
+
+
 def answer_of(code: str) -> Any:
     """What an example calls `answer`."""
     names: dict[str, Any] = {}

@@ -1,0 +1,120 @@
+"""Models that read thousands of tokens at once: windows of 2,048 tokens, all the way."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qa.checkpoints import load_model, save_checkpoint, torch_forward
+from qa.checks import check_windows
+from qa.engine import Engine
+from qa.errors import UserError
+from qa.export import to_onnx, write_folder
+from qa.features import Tokenizer, load_tokenizer, make_windows
+from qa.intake import build_checkpoint
+from qa.logits import relative_rms, run_windows
+from qa.params import Decoding, Windows
+from qa.probe import TRAINING
+from qa.sessions import Sessions
+from qa.squad import Example, Span, read_questions
+from qa.training import label_windows, train
+from tests.conftest import ROOT
+from tests.encoders import tiny
+
+WINDOWS = Windows(max_length=2048, doc_stride=512, max_question_length=64)
+DECODING = Decoding(
+    max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
+)
+POSITIONS = 2100
+
+
+@pytest.fixture(params=["modernbert", "roformer"])
+def base(
+    request: pytest.FixtureRequest, tmp_path: Path, tokenizer: Tokenizer, tokenizer_folder: Path
+) -> Path:
+    """A tiny model that reads 2,100 tokens, as download_model leaves it."""
+    source, base = tmp_path / "source", tmp_path / "base"
+    source.mkdir()
+    base.mkdir()
+    model = tiny(request.param, tokenizer.backend.get_vocab_size(), POSITIONS)
+    save_checkpoint(source, model, tokenizer_folder)
+    file = source / "tokenizer_config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**fields, "model_max_length": POSITIONS}), encoding="utf-8")
+    build_checkpoint(source, base, request.param)
+    return base
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """Questions on a text of some 5,000 tokens, on one of 2,000 and on a short one."""
+    some = read_questions(ROOT / "data/sample/train.json")
+    contexts = list(dict.fromkeys(example.context for example in some))
+    random.Random(0).shuffle(contexts)
+    made = []
+    for count in (30, 12, 1):
+        context = " ".join(contexts[:count])
+        last = contexts[count - 1].split()[-1]
+        made.append(
+            Example(str(count), "What comes last?", context, (Span(last, context.rindex(last)),))
+        )
+    return made
+
+
+def test_windows_of_2048_tokens(base: Path, examples: list[Example], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    model, _ = load_model(base, dropout=False)
+    check_windows(model, tokenizer, WINDOWS)
+    windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
+    lengths = [len(window) for window in windows]
+    assert max(lengths) == 2048
+    assert len(windows) >= 5
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    write_folder(folder, to_onnx(model, windows[-2:], tokenizer.pad_token_id, {}), base)
+    with Sessions(folder, "OpenVINOExecutionProvider", "fp32") as sessions:
+        ours = run_windows(sessions.forward, windows, tokenizer.pad_token_id)
+        engine = Engine(sessions.forward, tokenizer, WINDOWS, DECODING, sessions.count)
+        answers = engine.answer(examples)
+    torchs = run_windows(torch_forward(model), windows, tokenizer.pad_token_id)
+    assert relative_rms(ours, torchs) < 1e-3
+    for example, answer in zip(examples, answers, strict=True):
+        assert answer.text
+        assert example.context[answer.start : answer.end] == answer.text
+
+
+def test_training_on_windows_of_2048_tokens(
+    base: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(base)
+    model, _ = load_model(base, dropout=False)
+    windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
+    labelled = label_windows(windows, examples)
+    assert max(window.end_position for window in labelled) > 1024
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    params = TRAINING.model_copy(update={"learning_rate": 1e-3, "max_steps": 2})
+    train(
+        model,
+        tokenizer.pad_token_id,
+        labelled,
+        params,
+        epochs=1,
+        checkpoints=tmp_path / "checkpoints/run",
+        logs=tmp_path / "logs",
+    )
+    after = model.state_dict()
+    assert any(not np.array_equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(np.isfinite(tensor).all() for tensor in after.values())
+
+
+@pytest.mark.fault("windows longer than the model reads")
+def test_more_tokens_than_the_model_reads_are_refused(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    model, _ = load_model(base, dropout=False)
+    longer = WINDOWS.model_copy(update={"max_length": 4096})
+    with pytest.raises(UserError, match=r"windows\.max_length: found 4096; .* 2100"):
+        check_windows(model, tokenizer, longer)
