@@ -7,8 +7,8 @@ VENV := .venv
 PEERS := .venv-peers
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: repro test lint peers real hard grid benchmark benchmark-large remote push pull release versions \
-  azurite azure-check adapter lock clean faults soak kills
+.PHONY: repro test lint peers real graft hard grid benchmark benchmark-large remote push pull release versions \
+  azurite azure-check adapter lock clean faults encoders soak kills
 
 repro: $(VENV)/installed
 	$(IN_VENV) dvc repro
@@ -45,6 +45,14 @@ ON_REAL_DATA := -S dataset.name=files -S dataset.train_file=$(abspath $(TRAIN)) 
 real: $(VENV)/installed
 	$(IN_VENV) dvc exp run --name real-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
 	  -S evaluate.max_f1_drop=1.3
+
+# An encoder other than BERT, KIND, with the weights of the BERT MODEL, fine-tuned for an epoch.
+KIND ?= deberta-v2
+
+graft: $(VENV)/installed
+	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(MODEL) models/grafted
+	$(IN_VENV) dvc exp run --name $(KIND)-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
+	  -S model.folder=$(abspath models/grafted) -S finetune.epochs=1 -S evaluate.max_f1_drop=100
 
 # What is hardest on calibration: symmetric activations, outliers left as they are. No overflow fix, so
 # that the processor's own sums count: README's figures are of one with VNNI.
@@ -155,6 +163,10 @@ clean:
 # What a user sees of each fault that a test is marked with.
 faults: $(VENV)/installed
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest -p tests.faults -m fault --faults docs/faults.md
+
+# What the pipeline does with a model of every architecture.
+encoders: $(VENV)/installed
+	$(IN_VENV) python -m tests.encoders
 
 # Properties on 10,000 cases each, then hours of random kills, damage and bad input.
 HOURS ?= 1

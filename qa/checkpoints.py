@@ -76,14 +76,14 @@ def load_model(
         )
     make_traceable(model)
     # Another task's head may be of more outputs than a start and an end: then it is a new one.
-    head = "qa_outputs"
+    encoder = f"{model.base_model_prefix}."
     mismatched = sorted(info["mismatched_keys"])
-    for key, found, wanted in (each for each in mismatched if not each[0].startswith(head)):
+    for key, found, wanted in (each for each in mismatched if each[0].startswith(encoder)):
         raise UserError(
             f"{name}: {key} has the shape {tuple(found)}, and in the model of its config.json"
             f" {tuple(wanted)}; save the two that belong together"
         )
-    missing = [key for key in info["missing_keys"] if not key.startswith(head)]
+    missing = [key for key in info["missing_keys"] if key.startswith(encoder)]
     if missing:
         raise UserError(f"{name}: the checkpoint lacks {missing[0]}; it is not a BERT-like encoder")
     if further := _beyond_config(model, info["unexpected_keys"]):

@@ -28,6 +28,7 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    AutoModelForQuestionAnswering,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -128,7 +129,7 @@ def build_checkpoint(source: Path, out: Path, name: str) -> None:
     """
     transformers.logging.set_verbosity_error()  # what is to be said of the folder, errors say
     config = _read_config(source, name)
-    tensors = _read_tensors(source, name)
+    tensors = _without_other_head(_read_tensors(source, name), config, source, name)
     config.save_pretrained(out)
     save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
     build_tokenizer(source, out, name)
@@ -241,6 +242,30 @@ def _read_tensors(source: Path, name: str) -> dict[str, torch.Tensor]:
                 " (with git: git lfs pull)"
             ) from None
     return tensors
+
+
+def _without_other_head(
+    tensors: dict[str, torch.Tensor], config: PretrainedConfig, source: Path, name: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of a stranger's folder without a classifier's head that could pass for ours.
+
+    ModernBERT's heads of two classes, and of a start and an end, have one name and one shape.
+    """
+    tasks = _read_json(source / "config.json", name).get("architectures")
+    if not isinstance(tasks, list) or not any("Classification" in str(task) for task in tasks):
+        return tensors
+    try:
+        with torch.device("meta"):
+            model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
+    except Exception:  # `load_model` says why it cannot be
+        return tensors
+    encoder = f"{model.base_model_prefix}."
+    outputs = {
+        key
+        for key, parameter in model.named_parameters()
+        if not key.startswith(encoder) and len(parameter) == config.num_labels
+    }
+    return {key: tensor for key, tensor in tensors.items() if key not in outputs}
 
 
 def _read_tokenizer(source: Path, config: PretrainedConfig, name: str) -> PreTrainedTokenizerFast:

@@ -21,6 +21,11 @@ from transformers import (
     BertForQuestionAnswering,
     BertModel,
     DebertaV2ForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -252,6 +257,22 @@ def test_heads_of_other_tasks_are_left_out(theirs: Path, kind: type[Any]) -> Non
     change_tensors(theirs, lambda tensors: tensors.update(position_ids))
     _, has_head = load_model(build(theirs), dropout=False)
     assert not has_head
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [
+        (ModernBertForQuestionAnswering, True),
+        (ModernBertForMaskedLM, False),
+        (ModernBertForSequenceClassification, False),  # a head of the same name and shape
+        (ModernBertModel, False),
+    ],
+)
+def test_a_head_is_known_by_its_task(theirs: Path, kind: type[Any], trained: bool) -> None:
+    kind(ModernBertConfig(**SMALL, pad_token_id=0)).save_pretrained(theirs)
+    model, has_head = load_model(build(theirs), dropout=False)
+    assert has_head == trained
+    assert model.classifier.weight.shape == (2, 16)
 
 
 def test_a_head_of_three_outputs_becomes_a_new_one(theirs: Path) -> None:
