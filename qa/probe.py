@@ -182,16 +182,13 @@ def _step(config: PretrainedConfig, what: str) -> Iterator[None]:
     except (OSError, MemoryError):
         raise  # of the machine
     except Exception as error:  # each architecture has its own way to say that it cannot
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(
             f"params.yaml: model: {what} fails for a {config.model_type}"
-            f" ({type(error).__name__}: {first_sentence(error)}); use another architecture"
+            f" ({kind}{first_sentence(error)}); use another architecture"
         ) from None
-
-
-class _DifferenceError(Exception):
-    """The copy answers otherwise afterwards."""
 
 
 def _check(difference: float, limit: float) -> None:
     if not difference <= limit:
-        raise _DifferenceError(f"the logits differ from torch's by {difference:.1e} of them")
+        raise UserError(f"the logits differ from torch's by {difference:.1e} of them")

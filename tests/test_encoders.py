@@ -25,7 +25,7 @@ from qa.recipe import left_out, quantize
 from qa.squad import Example
 from qa.tracing import make_traceable
 from tests.conftest import ROOT
-from tests.encoders import FIRST, tiny
+from tests.encoders import FIRST, architectures, tiny
 
 LEFT_OUT = {
     "albert": ["shift_channels"],  # one layer, called by all
@@ -69,6 +69,19 @@ def test_an_encoder_that_cannot_is_one_line_before_the_work(
     scratch.mkdir()
     with pytest.raises(UserError, match=rf"model: .* fails for a {kind} \(.*\); use another"):
         probe(base, scratch, PARAMS.calibrate, "fp32", "OpenVINOExecutionProvider")
+
+
+def test_the_page_has_every_architecture() -> None:
+    """`make encoders` writes it: each passed, or is refused in one line."""
+    text = (ROOT / "docs/encoders.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    rows.pop("model_type")
+    refused = {kind for kind, row in rows.items() if "`error: " in row}
+    assert rows.keys() == {*architectures()}
+    assert f"{len(rows) - len(refused)} of the {len(rows)} architectures" in " ".join(text.split())
+    assert len(rows) - len(refused) >= 25
+    assert {"fnet", "funnel"} <= refused
+    assert not refused & {*FIRST}
 
 
 def windows_of(model: PreTrainedModel, tokenizer: Tokenizer) -> list[Window]:
