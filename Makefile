@@ -29,7 +29,7 @@ $(VENV)/installed: requirements.txt requirements-no-deps.txt scripts/setup.sh
 # from there. `make benchmark` and the tests that compare with them need it.
 peers: $(PEERS)/installed
 
-$(PEERS)/installed: benchmark/requirements.txt $(VENV)/installed
+$(PEERS)/installed: benchmark/requirements.txt scripts/setup_peers.sh $(VENV)/installed
 	@scripts/setup_peers.sh $(VENV) $(PEERS)
 	@touch $@
 

@@ -90,7 +90,8 @@ def make_card(
     dataset, dataset_revision = _source(made["dataset"])
     trained = json.loads(made["qat"])["epochs"] > 0
     bf16 = " with BF16 where it is not INT8" if evaluate.precision == "bf16" else ""
-    where = f"`{evaluate.provider}`{bf16}"
+    scored = "" if evaluate.language == "en" else f", scored for language `{evaluate.language}`"
+    where = f"`{evaluate.provider}`{bf16}{scored}"
     data = ModelCardData(
         language="en" if ENGLISH & {model, dataset} else None,
         **_licence(model),
@@ -175,7 +176,7 @@ def _model_text(name: str, revision: str | None) -> str:
 
 
 def _dataset_name(name: str) -> str:
-    return {"sample": "its project's sample", "files": "SQuAD JSON of its maker's own"}.get(
+    return {"sample": "its project's sample", "files": "questions of its maker's own"}.get(
         name, name
     )
 

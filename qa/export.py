@@ -67,12 +67,7 @@ def to_onnx(
     Raises:
         UserError: the model is too large for one ONNX file.
     """
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if size > MAX_BYTES:
-        raise UserError(
-            f"the model has {size / 1e9:.1f} GB of FP32 tensors, and one ONNX file holds"
-            f" {MAX_BYTES / 1e9:.1f}; use a smaller model"
-        )
+    check_size(sum(p.numel() * p.element_size() for p in model.parameters()))
     arrays = pad(examples, pad_token_id)
     names = list(arrays)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as temporary:
@@ -94,6 +89,19 @@ def to_onnx(
     graph = _fold_quantized_weights(exported)
     onnx.helper.set_model_props(graph, {key: metadata[key] for key in sorted(metadata)})
     return graph
+
+
+def check_size(size: int) -> None:
+    """Refuse a model whose FP32 tensors, of `size` bytes, one ONNX file cannot hold.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the model has {size / 1e9:.1f} GB of FP32 tensors, and one ONNX file holds"
+            f" {MAX_BYTES / 1e9:.1f}; use a smaller model"
+        )
 
 
 class _MainIdentityElimination(onnx_ir.passes.InPlacePass):  # type: ignore[misc]
@@ -131,7 +139,7 @@ def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     quantized = Counter(node.inputs[0] for node in model.graph if node.op_type == "QuantizeLinear")
     if any(value.is_initializer() and n > 1 for value, n in quantized.items() if value):
         onnx_ir.passes.Sequential(
-            passes.DeduplicateInitializersPass(),
+            passes.DeduplicateInitializersPass(size_limit=MAX_BYTES),
             passes.CommonSubexpressionEliminationPass(),
             passes.RemoveUnusedNodesPass(),
         )(model)

@@ -39,6 +39,7 @@ class Window:
             in, as an offset into the context; -1 for tokens outside the context or of white space.
         ends: int32, one a token: one past the last character of the unit that the token ends in;
             -1 likewise.
+        reads: the first character of the context that the tokens cover, and one past the last.
     """
 
     example: int
@@ -46,6 +47,7 @@ class Window:
     token_type_ids: list[int] | None
     starts: NDArray[np.int32]
     ends: NDArray[np.int32]
+    reads: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -56,11 +58,12 @@ class Window:
         That is the label of unanswerable questions in SQuAD 2.0 training, and of windows that do
         not hold the answer (Devlin et al., 2018, section 4.3).
         """
-        end = span.start + len(span.text)
+        start = span.start + len(span.text) - len(span.text.lstrip())
+        end = span.start + len(span.text.rstrip())
         inside = np.flatnonzero(self.starts >= 0)
-        if not len(inside) or self.starts[inside[0]] > span.start or self.ends[inside[-1]] < end:
+        if start < self.reads[0] or self.reads[1] < end:
             return 0, 0
-        first = int(np.searchsorted(self.ends[inside], span.start, side="right"))
+        first = int(np.searchsorted(self.ends[inside], start, side="right"))
         last = int(np.searchsorted(self.starts[inside], end, side="left")) - 1
         return (int(inside[first]), int(inside[last])) if first <= last else (0, 0)
 
@@ -164,7 +167,7 @@ def make_windows(
             text: units[text] if text in units else find_units(text, words=align_to_words)
             for text in contexts
         }
-        starts, ends = _boundaries(some, {i: units[examples[i].context] for i, _ in some})
+        starts, ends, read = _boundaries(some, {i: units[examples[i].context] for i, _ in some})
         windows += [
             Window(
                 example=i,
@@ -172,16 +175,17 @@ def make_windows(
                 token_type_ids=part.type_ids if tokenizer.has_token_types else None,
                 starts=first,
                 ends=end,
+                reads=part_reads,
             )
-            for (i, part), first, end in zip(some, starts, ends, strict=True)
+            for (i, part), first, end, part_reads in zip(some, starts, ends, read, strict=True)
         ]
     return windows
 
 
 def _boundaries(
     parts: Sequence[tuple[int, tokenizers.Encoding]], units: Mapping[int, Units]
-) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
-    """`Window.starts` and `Window.ends` of each encoding.
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], list[tuple[int, int]]]:
+    """`Window.starts`, `Window.ends` and `Window.reads` of each encoding.
 
     Of all at once: for a window alone, calling numpy takes longer than what it computes.
 
@@ -224,16 +228,21 @@ def _boundaries(
     to = np.maximum.accumulate(np.where(separates, -1, at))[last]
     first, last = np.where(after <= last, (after, to), (first, last))
     starts_of, ends_of = unit_starts[first], unit_ends[last]
+    reads = np.zeros((len(parts), 2), dtype=np.int64)
     if len(context):
         # What a window cuts in two is whole in neither: each has the part that it reads.
         edges = np.flatnonzero(np.diff(window, prepend=-1, append=-1))
         number = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-        least = np.maximum(low, starts_of)[edges[:-1]][number]
-        most = np.minimum(high, ends_of)[edges[1:] - 1][number]
+        left, right = edges[:-1], edges[1:] - 1
+        least = np.maximum(low, starts_of)[left][number]
+        most = np.minimum(high, ends_of)[right][number]
+        reads[window[left], 0] = low[left] - shift[left]
+        reads[window[left], 1] = high[right] - shift[right]
         starts[context] = np.maximum(starts_of, least) - shift
         ends[context] = np.minimum(ends_of, most) - shift
     each = [slice(*pair) for pair in pairwise(accumulate(lengths, initial=0))]
-    return [starts[part] for part in each], [ends[part] for part in each]
+    pairs = [(start, end) for start, end in reads.tolist()]
+    return [starts[part] for part in each], [ends[part] for part in each], pairs
 
 
 def padded_length(length: int) -> int:

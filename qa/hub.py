@@ -29,6 +29,7 @@ from qa.errors import UserError
 from qa.squad import Example, Fault, examples_from_records
 
 TIMEOUT_S = 20.0
+UNREACHABLE = (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError, httpx.InvalidURL)
 
 
 def download_model(name: str, revision: str | None, is_needed: Callable[[str], bool]) -> Path:
@@ -139,7 +140,7 @@ def _reported(
         raise UserError(
             f"{where}: no such {section} on {ENDPOINT} (or private: `hf auth login`)"
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.HTTPError) as error:
+    except UNREACHABLE as error:
         if isinstance(error, HfHubHTTPError):
             code = error.response.status_code if error.response is not None else "no status"
             raise UserError(f"{where}: {ENDPOINT} answered {code}; try again later") from None

@@ -50,15 +50,21 @@ CONFIG_FIELDS = frozenset(
         "conv_groups",
         "conv_kernel_size",
         "embedding_size",
+        "global_attn_every_n_layers",
+        "global_rope_theta",
+        "head_dim",
+        "local_rope_theta",
         "norm_rel_ebd",
         "pooler_hidden_size",
         "position_buckets",
         "rope_scaling",
+        "rope_theta",
         "share_att_key",
         "talking_head",
     }
 )
-"""What models read of a config though its class does not name it; most are DeBERTa's."""
+"""What models read of a config though its class does not name it: much of DeBERTa's, and what
+transformers 4 wrote for ModernBERT."""
 
 TOKENS = (
     "bos_token",
@@ -176,7 +182,7 @@ def build_tokenizer(source: Path, out: Path, name: str) -> None:
         # anew, in transformers 5 from the vocabulary alone.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": int(reads),
-        "model_input_names": _inputs(tokenizer, config),
+        "model_input_names": _inputs(source, backend, config, name),
         **{key: str(token) for key in TOKENS if (token := getattr(tokenizer, key))},
     }
     backend.save(str(out / "tokenizer.json"))
@@ -329,16 +335,21 @@ def _backend(source: Path, tokenizer: PreTrainedTokenizerFast) -> tokenizers.Tok
     return backend
 
 
-def _inputs(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> list[str]:
+def _inputs(
+    source: Path, backend: tokenizers.Tokenizer, config: PretrainedConfig, name: str
+) -> list[str]:
     """What the model is given: of what the tokenizer makes, what the model reads.
 
-    Tokenizers without a class of their own make all, for models too that know one segment only.
+    Segment ids where the tokenizer tells a question from its context by them, unless its own
+    config says otherwise: the classes of transformers 4 and 5 do not agree which have them.
     """
     model = MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
     reads = set(inspect.signature(model.forward).parameters)
-    if getattr(config, "type_vocab_size", 2) < 2:
+    if getattr(config, "type_vocab_size", 2) < 2 or 1 not in backend.encode("a", "a").type_ids:
         reads.discard("token_type_ids")
-    return [key for key in tokenizer.model_input_names if key in MODEL_INPUTS and key in reads]
+    file = source / "tokenizer_config.json"
+    said = _read_json(file, name).get("model_input_names") if file.is_file() else None
+    return [key for key in MODEL_INPUTS if key in reads and key in (said or MODEL_INPUTS)]
 
 
 def _fields(

@@ -94,7 +94,7 @@ class _Training(_Section):
     max_steps: Count | None
     learning_rate: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
-    warmup_ratio: Fraction
+    warmup_ratio: Annotated[Real, Field(ge=0, lt=1)]
     weight_decay: Fraction
     precision: TrainingPrecision
     save_steps: Count

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from qa.checkpoints import load_model, save_checkpoint, torch_forward
+from qa.checkpoints import WEIGHTS_FILE, load_model, save_checkpoint, torch_forward
 from qa.errors import UserError, first_sentence
-from qa.export import relative_difference, to_onnx, write_folder
+from qa.export import check_size, relative_difference, to_onnx, write_folder
 from qa.features import Window, load_tokenizer, make_windows
 from qa.kernels import load_kernels
 from qa.logits import relative_rms, run_windows
@@ -91,6 +91,7 @@ def probe(
     """
     training = TRAINING.model_copy(update={"precision": precision})
     use_bf16(training)
+    check_size((base / WEIGHTS_FILE).stat().st_size)
     load_kernels()
     folders = {
         name: scratch / name for name in ("fp32", "ptq", "qat", "onnx", "checkpoints", "logs")
@@ -100,9 +101,13 @@ def probe(
     tokenizer = load_tokenizer(base)
     pad = tokenizer.pad_token_id
     windows = make_windows(
-        EXAMPLES, tokenizer, max_length=64, doc_stride=16, max_question_length=24
+        EXAMPLES,
+        tokenizer,
+        max_length=min(64, tokenizer.model_max_length),
+        doc_stride=4,
+        max_question_length=12,
     )
-    config = small_config(base, windows)
+    config = small_config(base, windows, pad)
     with _step(config, "a copy of two layers"):
         save_checkpoint(folders["fp32"], _random_model(config), base)
         fp32, _ = load_model(folders["fp32"], dropout=False)
@@ -113,20 +118,21 @@ def probe(
     with _step(config, "calibration"):
         quantized, applied = quantize(fp32, windows, pad, calibrate)
         save(folders["ptq"], quantized, applied, base)
-    with _step(config, "a step of quantization-aware training"):
-        model = load_quantized(folders["ptq"])
-        with fast_quantizers(model):
-            train(
-                model,
-                pad,
-                label_windows(windows, EXAMPLES, before),
-                training,
-                epochs=training.epochs,
-                checkpoints=folders["checkpoints"] / "train",  # its siblings are removed
-                logs=folders["logs"],
-                distillation_weight=training.distillation_weight,
-                distillation_temperature=training.distillation_temperature,
-            )
+    with _step(config, "quantization-aware training"):
+        for _ in range(2):  # and once more from the checkpoint of the first step
+            model = load_quantized(folders["ptq"])
+            with fast_quantizers(model):
+                train(
+                    model,
+                    pad,
+                    label_windows(windows, EXAMPLES, before),
+                    training,
+                    epochs=training.epochs,
+                    checkpoints=folders["checkpoints"] / "train",  # its siblings are removed
+                    logs=folders["logs"],
+                    distillation_weight=training.distillation_weight,
+                    distillation_temperature=training.distillation_temperature,
+                )
         save_quantized(folders["qat"], model, base)
     with _step(config, "INT8 export"):
         model = load_quantized(folders["qat"])
@@ -140,7 +146,7 @@ def probe(
     return applied
 
 
-def small_config(base: Path, windows: list[Window]) -> PretrainedConfig:
+def small_config(base: Path, windows: list[Window], pad_token_id: int) -> PretrainedConfig:
     """The config of a model, for a copy of two layers and of the tokens that the windows have."""
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     layers = getattr(config, "num_hidden_layers", 0)
@@ -151,6 +157,7 @@ def small_config(base: Path, windows: list[Window]) -> PretrainedConfig:
                 if isinstance(value, list) and len(value) == layers:  # one entry a layer
                     setattr(config, key, value[:LAYERS])
     tokens = [
+        pad_token_id,
         *(max(window.input_ids) for window in windows),
         *(
             value

@@ -86,7 +86,7 @@ def calibrate(
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )
-    return _with_tied_quantizers(quantized)
+    return quantized
 
 
 def save_quantized(folder: Path, model: PreTrainedModel, tokenizer: Path) -> None:
@@ -123,7 +123,7 @@ def load_quantized(folder: Path) -> PreTrainedModel:
             f"{folder}: not a fake-quantized model of this project ({type(error).__name__}:"
             f" {first_sentence(error)}); remove it and run `dvc repro`"
         ) from None
-    return _with_tied_quantizers(model.eval())
+    return model.eval()
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
     embeddings = {
         parameter: parameter.detach().clone()
         for name, parameter in model.named_parameters()
-        if "embeddings" in name and parameter.requires_grad
+        if "embeddings." in name and parameter.requires_grad  # no projection behind them
     }
     for name, hooks in (*storage.pre_hooks.items(), *storage.post_hooks.items()):
         for key, quantizer in hooks.items():
@@ -270,13 +270,6 @@ def quantized_linears(
         QuantizedLinear(operator, weights[quantizer], quantizer)
         for operator, quantizer in quantizers
     ]
-
-
-def _with_tied_quantizers(model: PreTrainedModel) -> PreTrainedModel:
-    # The query, key and value layers read one tensor through one quantizer under three names: tied
-    # weights, as transformers calls them. Said so, a Trainer checkpoint keeps one copy.
-    model._dynamic_tied_weights_keys = [r"^__nncf_hooks\."]
-    return model
 
 
 def strip(model: PreTrainedModel, example: Window, pad_token_id: int) -> nn.Module:

@@ -47,6 +47,8 @@ def read_records(path: Path) -> Records:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error):
             raise UserError(f"{path}: compressed by gzip, and cut off or spoilt") from None
+        if content.startswith(PARQUET):
+            raise UserError(f"{path}: a Parquet file under gzip; unpack it")
     if (found := other_format(content, CONVERT)) is not None:
         raise UserError(f"{path}: {found}")
     try:
@@ -119,7 +121,10 @@ def _flat_records(records: list[Any], path: Path) -> Records:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
             raise UserError(f"{path}: record {number} is {shown(record)}, not an object")
-        yield f"number {number}", record
+        if isinstance(record.get("qas"), list):
+            yield from _paragraph_records(record, f"number {number}")
+        else:
+            yield f"number {number}", record
 
 
 def _squad_records(content: Any, path: Path) -> Records:
@@ -164,15 +169,24 @@ def _paragraph_records(paragraph: Mapping[str, Any], place: str) -> Records:
 
 
 def _detected(answers: Any, context: Any) -> Any:
-    """MRQA's answers as SQuAD's; as they are where that cannot be, so that `qa.squad` says why."""
+    """MRQA's answers as SQuAD's, in the context's own letters.
+
+    Their text may differ from it in case and white space. What differs in more, or is of another
+    form, stays as it is, so that `qa.squad` says what is wrong.
+    """
     try:
+        spans = [(a["text"], start, last) for a in answers for start, last in a["char_spans"]]
         return [
-            {"text": context[start : last + 1] or answer["text"], "answer_start": start}
-            for answer in answers
-            for start, last in answer["char_spans"]
+            {"text": found if _like(found, text) else text, "answer_start": start}
+            for text, start, last in spans
+            for found in [context[start : last + 1]]
         ]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, AttributeError):
         return answers
+
+
+def _like(one: str, other: str) -> bool:
+    return "".join(one.split()).casefold() == "".join(other.split()).casefold()
 
 
 def _parquet_records(path: Path) -> Records:

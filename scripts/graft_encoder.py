@@ -49,7 +49,6 @@ def main() -> None:
     parser.add_argument("kind", choices=RENAMED)
     parser.add_argument("source", type=Path, help="folder of a BERT that answers questions")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--layers", type=int, default=4, help="the first ones")
     arguments = parser.parse_args()
     with TemporaryDirectory() as name, whole_folder(arguments.out) as out:
         base = Path(name)
@@ -58,16 +57,17 @@ def main() -> None:
         if bert.config.model_type != "bert":
             raise UserError(f"{arguments.source}: a {bert.config.model_type}, and no BERT")
         torch.manual_seed(0)
-        save_checkpoint(out, graft(bert, arguments.kind, arguments.layers), base)
+        save_checkpoint(out, graft(bert, arguments.kind), base)
 
 
-def graft(bert: PreTrainedModel, kind: str, layers: int) -> PreTrainedModel:
-    """A model of another kind with the embeddings, the first layers and the head of a BERT."""
+def graft(bert: PreTrainedModel, kind: str) -> PreTrainedModel:
+    """A model of another kind with the embeddings, the layers and the head of a BERT."""
     shared = {
         key: getattr(bert.config, key)
         for key in (
             "vocab_size",
             "hidden_size",
+            "num_hidden_layers",
             "num_attention_heads",
             "intermediate_size",
             "hidden_act",
@@ -75,7 +75,7 @@ def graft(bert: PreTrainedModel, kind: str, layers: int) -> PreTrainedModel:
             "layer_norm_eps",
             "pad_token_id",
         )
-    } | {"num_hidden_layers": layers}
+    }
     positions = bert.config.max_position_embeddings
     if kind == "roberta":
         # The first position of RoBERTa is the one behind that of padding.

@@ -3,6 +3,8 @@
 # What it does not hold itself, Python finds in the first one.
 set -euo pipefail
 venv=$1 peers=$2
+[ ! -e "$peers" ] || [ -e "$peers/pyvenv.cfg" ] ||
+  { echo "error: $peers is there and no virtual environment; move it away" >&2; exit 1; }
 rm -rf "$peers"
 "$venv/bin/python" -m venv --without-pip "$peers"
 "$venv/bin/python" -m pip --python "$peers/bin/python" install --disable-pip-version-check --quiet --compile --no-deps \

@@ -1,4 +1,4 @@
-"""Stage download_dataset: questions from the sample, from SQuAD JSON or from the Hub.
+"""Stage download_dataset: questions from the sample, from a file or from the Hub.
 
 Writes train and validation under data/squad/ in one schema, whatever they came from, and what was
 left out of them, if `dataset.on_bad_answer` is drop.

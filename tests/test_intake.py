@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
@@ -35,8 +36,9 @@ from transformers import (
 
 from qa.checkpoints import load_model
 from qa.errors import UserError
-from qa.features import load_tokenizer
+from qa.features import load_tokenizer, make_windows
 from qa.intake import build_checkpoint
+from qa.squad import Example
 from tests.conftest import Project
 
 BUILT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -308,6 +310,54 @@ def test_a_config_keeps_what_its_model_reads(
     read = AutoConfig.from_pretrained(build(theirs), trust_remote_code=False)
     assert {key: getattr(read, key) for key in fields} == fields
     assert type(read) is model.config_class
+
+
+def test_a_modernbert_of_transformers_4_stays_the_same_function(theirs: Path) -> None:
+    config = ModernBertConfig(**SMALL, pad_token_id=0)
+    ModernBertForQuestionAnswering(config).save_pretrained(theirs)
+    fields = json.loads((theirs / "config.json").read_text(encoding="utf-8"))
+    for key in ("layer_types", "rope_parameters"):
+        fields.pop(key, None)
+    fields |= {"global_rope_theta": 150_000.0, "local_rope_theta": 1234.0}
+    fields |= {"global_attn_every_n_layers": 2, "num_hidden_layers": 2}
+    (theirs / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    wanted = AutoConfig.from_pretrained(theirs, trust_remote_code=False)
+    read = AutoConfig.from_pretrained(build(theirs), trust_remote_code=False)
+    assert read.layer_types == wanted.layer_types == ["full_attention", "sliding_attention"]
+    assert read.rope_parameters == wanted.rope_parameters
+    assert "1234" in str(read.rope_parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "segments"),
+    [("bert", 2), ("electra", 2), ("albert", 2), ("albert", 1), ("roberta", 2)],
+)
+def test_segment_ids_go_to_a_model_that_knows_them(
+    tmp_path: Path, encoder: Path, kind: str, segments: int
+) -> None:
+    """Whatever the class of the tokenizer says: those of transformers 4 and 5 do not agree."""
+    for name in ("source", "base"):
+        (tmp_path / name).mkdir()
+    shutil.copyfile(encoder / "tokenizer.json", tmp_path / "source/tokenizer.json")
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")
+    }
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **special}
+    if kind == "roberta":  # what its own config says goes before
+        fields["model_input_names"] = ["input_ids", "attention_mask"]
+    (tmp_path / "source/tokenizer_config.json").write_text(json.dumps(fields))
+    sizes = {**SMALL, "embedding_size": 16, "type_vocab_size": segments}
+    config = AutoConfig.for_model(kind, **sizes)
+    model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
+    model.save_pretrained(tmp_path / "source")
+    build_checkpoint(tmp_path / "source", tmp_path / "base", "theirs")
+    tokenizer = load_tokenizer(tmp_path / "base")
+    assert tokenizer.has_token_types == (segments == 2 and kind != "roberta")
+    if tokenizer.has_token_types:
+        (window,) = make_windows(
+            [Example("", "a", "b")], tokenizer, max_length=16, doc_stride=2, max_question_length=8
+        )
+        assert window.token_type_ids == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

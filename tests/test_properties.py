@@ -167,7 +167,8 @@ def test_the_best_span_is_the_best_of_all(data: st.DataObject, most: int) -> Non
         outside = np.array([-1, -1], dtype=np.int32)
         starts = np.concatenate([outside, places, outside[:1]])
         ends = np.concatenate([outside, places + 1, outside[:1]])
-        windows.append(Window(0, [1] * len(starts), None, starts, ends))
+        read = (0, int(ends.max(initial=0)))
+        windows.append(Window(0, [1] * len(starts), None, starts, ends, read))
         drawn = [
             np.array(data.draw(st.lists(VALUES, min_size=len(starts), max_size=len(starts))))
             for _ in range(2)

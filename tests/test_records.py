@@ -126,7 +126,7 @@ def test_every_form_is_the_same_questions(
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes()))
         if write in {struct_of_lists, list_of_structs}:
-            with pytest.raises(UserError, match="a Parquet file; write it as"):
+            with pytest.raises(UserError, match="a Parquet file under gzip; unpack it"):
                 read_questions(path)
             return
     assert read_questions(path) == EXAMPLES
@@ -202,11 +202,14 @@ def test_mrqa_without_places_is_named(tmp_path: Path, answers: Any) -> None:
         read_questions(path)
 
 
-@pytest.mark.fault("MRQA whose answer is beyond its context")
-def test_mrqa_beyond_its_context_is_named(tmp_path: Path) -> None:
-    detected = [{"text": "Ada", "char_spans": [[900, 903]]}]
+@pytest.mark.fault("MRQA whose answer Ada is at {place}")
+@pytest.mark.parametrize("place", [[900, 902], [1, 3], [2, 4]], ids=str)
+def test_mrqa_with_an_answer_elsewhere_is_named(tmp_path: Path, place: list[int]) -> None:
+    detected = [{"text": "Ada", "char_spans": [place]}]
     qas = [{"qid": "a", "question": "Who?", "detected_answers": detected}]
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"context": CONTEXT, "qas": qas}) + "\n")
-    with pytest.raises(UserError, match="question a: answer 'Ada' is not at answer_start 900"):
+    with pytest.raises(
+        UserError, match=rf"question a: answer 'Ada' is not at answer_start {place[0]}"
+    ):
         read_questions(path)

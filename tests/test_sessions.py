@@ -192,7 +192,7 @@ def main():
     print("up", flush=True)
     with Sessions(Path(sys.argv[1]), "OpenVINOExecutionProvider", "fp32") as sessions:
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        batch = pad([Window(0, [101, 102, 103], [0, 0, 0], None, None)], 0)
+        batch = pad([Window(0, [101, 102, 103], [0, 0, 0], None, None, (0, 0))], 0)
         while True:
             sessions.forward(batch)
 

@@ -80,6 +80,7 @@ def test_pip_is_pinned_and_byte_code_is_compiled_at_install(tmp_path: Path) -> N
         archive.writestr("warns-1.0.dist-info/RECORD", "")
     pip = f"pip=={ensurepip.version()}"  # what a new environment has
     (tmp_path / "requirements.txt").write_text(f"{pip}  # via -r requirements.in\n./{wheel.name}\n")
+    (tmp_path / "requirements-no-deps.txt").touch()
     setup = [BASH, str(ROOT / "scripts/setup.sh"), "venv"]
     env = {**os.environ, "PYTHON": sys.executable, "PIP_NO_COMPILE": "1", "PIP_NO_INDEX": "1"}
     subprocess.run(setup, cwd=tmp_path, env=env, check=True)

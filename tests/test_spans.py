@@ -30,7 +30,7 @@ def window(words: slice) -> Window:
     some = offsets[words]
     starts = np.array([-1, -1, -1, *(s for s, _ in some), -1], dtype=np.int32)
     ends = np.array([-1, -1, -1, *(e for _, e in some), -1], dtype=np.int32)
-    return Window(0, [1] * len(starts), None, starts, ends)
+    return Window(0, [1] * len(starts), None, starts, ends, (0, int(ends.max())))
 
 
 def best_answer(windows: list[Window], logits: list[Logits], **decoding: Any) -> Answer:
@@ -108,7 +108,7 @@ def test_no_answer_wins_past_the_threshold(threshold: float, text: str) -> None:
 
 
 def test_a_context_without_tokens_has_no_answer() -> None:
-    empty = Window(0, [1, 1, 1], None, np.full(3, -1, np.int32), np.full(3, -1, np.int32))
+    empty = Window(0, [1, 1, 1], None, np.full(3, -1, np.int32), np.full(3, -1, np.int32), (0, 0))
     zeros = np.zeros(3, dtype=np.float32)
     answer = best_answers(["\u200b"], [empty], [Logits(zeros, zeros)], **DECODING)[0]
     assert answer == Answer("", 0.0, 0, 0)

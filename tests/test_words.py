@@ -135,6 +135,28 @@ def test_a_gold_answer_is_decoded_to_the_letter(script: str, form: str) -> None:
     assert found == [example.answers[0].text for example in examples]
 
 
+@pytest.mark.parametrize("align_to_words", [True, False])
+@pytest.mark.parametrize(
+    "gold", ["“Ada", "London.”", "“Ada was in London.”", " was", "was ", "Ada"]
+)
+def test_a_gold_at_the_edge_of_a_context_is_inside(gold: str, align_to_words: bool) -> None:
+    """With its punctuation and white space, though tokens that hold them are trimmed of them."""
+    context = "“Ada was in London.”"
+    made = sentencepiece()
+    words = [(f"▁{word}", -1.0) for word in context.split()]
+    made.model = models.Unigram([(token, 0.0) for token in SPECIAL] + words, unk_id=3)
+    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    tokenizer = Tokenizer(made, 512, 2, True)
+    (example,) = asked(context, gold)
+    (window,) = make_windows([example], tokenizer, **SIZES, align_to_words=align_to_words)
+    first, last = window.locate(example.answers[0])
+    words_of = [made.id_to_token(token).strip("▁") for token in window.input_ids[first : last + 1]]
+    assert " ".join(words_of).strip("“.”") == gold.strip(" “.”")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_words_are_whole_where_writing_separates_them(form: str) -> None:
     context = "Unbelievableness, in Llanfairpwllgwyngyll."
