@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -127,6 +129,9 @@ def train(
         epochs: passes over the training set; `params.max_steps`, when set, counts instead.
         checkpoints: folder of this run's checkpoints, removed when the training ends.
         logs: folder for DVCLive's plots of loss and learning rate.
+
+    Raises:
+        UserError: a batch does not fit into memory, or BF16 is asked for where there is none.
     """
     keep = checkpoints / "trainer"
     last = _last_checkpoint(keep)
@@ -163,9 +168,37 @@ def train(
     )
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with _bar_closed(trainer), _memory_named(type(params).__name__.lower(), params.batch_size):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+
+
+@contextmanager
+def _bar_closed(trainer: Trainer) -> Iterator[None]:
+    """End the line of the Trainer's progress bar, whatever breaks off: an error has its own."""
+    try:
+        yield
+    except BaseException:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                callback.training_bar.close()
+        raise
+
+
+@contextmanager
+def _memory_named(section: str, batch_size: int) -> Iterator[None]:
+    """Turn torch's words for a lack of memory into one line with a remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        lacking = isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error)
+        if not lacking:
+            raise
+        raise UserError(
+            f"params.yaml: {section}.batch_size: found {batch_size}; memory ran out on the longest"
+            " windows: lower it, or windows.max_length"
+        ) from None
 
 
 def teacher_logits(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,55 @@ def test_training_on_windows_of_2048_tokens(
     after = model.state_dict()
     assert any(not np.array_equal(tensor, after[name]) for name, tensor in before.items())
     assert all(np.isfinite(tensor).all() for tensor in after.values())
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from qa.checkpoints import load_model
+from qa.errors import run
+from qa.features import load_tokenizer, make_windows
+from qa.probe import TRAINING
+from qa.squad import Example
+from qa.training import label_windows, train
+
+def main():
+    base, out = Path(sys.argv[1]), Path(sys.argv[2])
+    tokenizer = load_tokenizer(base)
+    model, _ = load_model(base, dropout=False)
+    examples = [Example(str(n), "Who?", "Ada was here. " * 1000) for n in range(16)]
+    windows = make_windows(
+        examples, tokenizer, max_length=2048, doc_stride=512, max_question_length=64
+    )
+    status = Path("/proc/self/status").read_text()
+    size = 1024 * int(status.partition("VmSize:")[2].split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (size + 10**9, size + 10**9))
+    params = TRAINING.model_copy(update={"batch_size": 32})
+    train(model, 0, label_windows(windows, examples), params, epochs=1, checkpoints=out / "run",
+          logs=out / "logs")
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.mark.fault("a batch of long windows that does not fit into memory")
+def test_a_batch_that_does_not_fit_is_one_line(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SHORT_OF_MEMORY)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", base, tmp_path / "out"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1
+    assert lines == [
+        "error: params.yaml: train.batch_size: found 32; memory ran out on the longest windows:"
+        " lower it, or windows.max_length"
+    ]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.fault("windows longer than the model reads")
