@@ -169,6 +169,7 @@ def reproduce(kind: str, root: Path) -> Row:
     for folder in (root / "project", model, tokenizer):
         folder.mkdir(parents=True)
     project = Project(root / "project")
+    project.env["OMP_NUM_THREADS"] = "1"  # two of these run at a time
     build_tokenizer(encoder_folder(), tokenizer, kind)
     try:
         save_checkpoint(model, tiny(kind, 30522), tokenizer)
@@ -221,7 +222,7 @@ def main() -> int:
     kinds = sys.argv[1:] or architectures()
     root = Path(tempfile.mkdtemp(prefix="encoders-"))
     lines = []
-    # A stage's imports take one core: two at a time. What is timed has the machine to itself.
+    # Most of the time goes to a stage's imports, which take one core. What is timed runs alone.
     with ThreadPoolExecutor(2) as executor:
         rows = list(executor.map(lambda kind: reproduce(kind, root), kinds))
     for row in rows:
