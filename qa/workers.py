@@ -38,17 +38,22 @@ class Worker:
     """
 
     def __init__(self, name: str, setting: Setting) -> None:
+        self._name = name
         self._process, self._connection = _start(peers=is_peer(name))
         self._connection.send((load, (name, setting)))
         self.peak_mb = 0.0
 
     def ask(self, method: str, *arguments: Any) -> float:
-        """Call a method of the contender; the seconds that it took."""
+        """Call a method of the contender; the seconds that it took.
+
+        Raises:
+            UserError: the contender failed: its libraries do not take the model, say.
+        """
         try:
             self._connection.send((method, arguments))
             seconds, self.peak_mb = self._connection.recv()
         except (EOFError, OSError):
-            raise RuntimeError("a contender died; its message is above") from None
+            raise UserError(f"{self._name}: cannot answer here; its message is above") from None
         return float(seconds)
 
     def __enter__(self) -> Worker:
@@ -64,8 +69,7 @@ def in_peers(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of a module in a process of the peers' environment; what it returns.
 
     Raises:
-        UserError: there is no such environment.
-        RuntimeError: the function failed.
+        UserError: there is no such environment, or the function failed.
     """
     process, connection = _start(peers=True)
     try:
@@ -73,7 +77,7 @@ def in_peers(function: Callable[..., Any], *arguments: Any) -> Any:
         connection.send(None)  # to be sent what it returned
         return connection.recv()
     except (EOFError, OSError):
-        raise RuntimeError(f"{function.__name__} failed; its message is above") from None
+        raise UserError(f"{PEERS}: {function.__name__} failed; its message is above") from None
     finally:
         connection.close()
         process.wait()
