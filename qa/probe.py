@@ -108,17 +108,17 @@ def probe(
         max_question_length=12,
     )
     config = small_config(base, windows, pad)
-    with _step(config, "a copy of two layers"):
+    with _step(scratch, config, "a copy of two layers"):
         save_checkpoint(folders["fp32"], _random_model(config), base)
         fp32, _ = load_model(folders["fp32"], dropout=False)
         before = run_windows(torch_forward(fp32), windows, pad)
-    with _step(config, "ONNX export"):
+    with _step(scratch, config, "ONNX export"):
         difference = relative_difference(to_onnx(fp32, windows[:2], pad, {}), fp32, windows, pad)
         _check(difference, LIMITS["FP32"])
-    with _step(config, "calibration"):
+    with _step(scratch, config, "calibration"):
         quantized, applied = quantize(fp32, windows, pad, calibrate)
         save(folders["ptq"], quantized, applied, base)
-    with _step(config, "quantization-aware training"):
+    with _step(scratch, config, "quantization-aware training"):
         for _ in range(2):  # and once more from the checkpoint of the first step
             model = load_quantized(folders["ptq"])
             with fast_quantizers(model):
@@ -134,12 +134,12 @@ def probe(
                     distillation_temperature=training.distillation_temperature,
                 )
         save_quantized(folders["qat"], model, base)
-    with _step(config, "INT8 export"):
+    with _step(scratch, config, "INT8 export"):
         model = load_quantized(folders["qat"])
         graph = to_onnx(strip(model, windows[0], pad), windows[:2], pad, {})
         _check(relative_difference(graph, model, windows, pad), LIMITS["INT8"])
         write_folder(folders["onnx"], graph, folders["qat"])
-    with _step(config, f"INT8 on {provider}"):
+    with _step(scratch, config, f"INT8 on {provider}"):
         ours = run_windows(onnx_forward(folders["onnx"], provider, "fp32"), windows, pad)
         theirs = run_windows(torch_forward(model), windows, pad)
         _check(relative_rms(ours, theirs), LIMITS["provider"])
@@ -181,7 +181,7 @@ def _random_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 @contextmanager
-def _step(config: PretrainedConfig, what: str) -> Iterator[None]:
+def _step(scratch: Path, config: PretrainedConfig, what: str) -> Iterator[None]:
     """Word what goes wrong inside the block, and keep to itself what libraries say meanwhile."""
     try:
         with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
@@ -190,9 +190,10 @@ def _step(config: PretrainedConfig, what: str) -> Iterator[None]:
         raise  # of the machine
     except Exception as error:  # each architecture has its own way to say that it cannot
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = first_sentence(error).replace(f"{scratch}/", "")
         raise UserError(
             f"params.yaml: model: {what} fails for a {config.model_type}"
-            f" ({kind}{first_sentence(error)}); use another architecture"
+            f" ({kind}{reason}); use another architecture"
         ) from None
 
 

@@ -19,6 +19,7 @@ from qa.checkpoints import load_model
 from qa.features import Window, pad
 from qa.processor import has_bf16
 from qa.quantization import fast_quantizers, load_quantized
+from qa.training import runs_in_bf16
 
 BATCH_SIZE = 16
 LENGTH = 192
@@ -37,7 +38,8 @@ def step_seconds(
 
     Returns:
         By kind, the median in seconds. `QAT` is what the train stage does, `QAT, NNCF's operators`
-        the same model as NNCF gives it. BF16 only where the processor multiplies in it.
+        the same model as NNCF gives it. BF16 only where the processor multiplies in it, and
+        the model computes in it.
     """
     if steps == 0:
         return {}
@@ -50,6 +52,7 @@ def step_seconds(
         fine_tuned, _ = load_model(checkpoint, dropout=False)
         native = load_quantized(calibrated)
         stack.enter_context(fast_quantizers(native))
+        bf16 = has_bf16() and runs_in_bf16(fine_tuned, fitting[0], pad_token_id)
         models = {
             "fine-tuning": fine_tuned,
             "QAT, NNCF's operators": load_quantized(calibrated),
@@ -60,7 +63,7 @@ def step_seconds(
             model.train()
             learned = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(learned, lr=1e-6)
-            for precision in ("FP32", "BF16") if has_bf16() else ("FP32",):
+            for precision in ("FP32", "BF16") if bf16 else ("FP32",):
 
                 def step(
                     model: torch.nn.Module = model,

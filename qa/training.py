@@ -105,6 +105,24 @@ def can_bf16() -> bool:
     return has_bf16()
 
 
+def runs_in_bf16(model: PreTrainedModel, window: Window, pad_token_id: int) -> bool:
+    """Whether a model computes a window under BF16 autocast; DeBERTa's first version does not."""
+    batch = {
+        key: torch.from_numpy(array).to(model.device)
+        for key, array in pad([window], pad_token_id).items()
+    }
+    training = model.training
+    model.eval()  # without dropout, which would draw random numbers
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            model(**batch)
+    except RuntimeError:
+        return False
+    finally:
+        model.train(training)
+    return True
+
+
 def train(
     model: PreTrainedModel,
     pad_token_id: int,
@@ -138,6 +156,12 @@ def train(
     for stale in checkpoints.parent.glob("*") if checkpoints.parent.exists() else ():
         if stale != checkpoints:
             shutil.rmtree(stale)
+    bf16 = use_bf16(params)
+    if bf16 and params.precision == "auto":
+        bf16 = runs_in_bf16(model, windows[0].window, pad_token_id)
+        if not bf16:
+            kind = model.config.model_type
+            print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
     if last is not None:
         print(f"resuming from step {last.name.rpartition('-')[2]}", flush=True)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
@@ -151,7 +175,7 @@ def train(
             max_steps=params.max_steps or -1,
             warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
             weight_decay=params.weight_decay,
-            bf16=use_bf16(params),
+            bf16=bf16,
             use_cpu=not torch.cuda.is_available(),
             seed=params.seed,
             save_strategy="steps",

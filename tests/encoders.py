@@ -73,6 +73,10 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 }
 """What else a config needs to be as people have them."""
 
+SPREAD = {"mobilebert": 1.0}
+"""Of random weights, times the square root of a layer's inputs. Else 1.7, so that logits depend on
+every token; MobileBERT's normalization does not normalize, and its numbers would grow too far."""
+
 FIRST = (
     "bert",
     "roberta",
@@ -127,7 +131,7 @@ def tiny(kind: str, vocabulary: int, positions: int = 160) -> PreTrainedModel:
     )
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=1.7 / parameter[0].numel() ** 0.5)
+            nn.init.normal_(parameter, std=SPREAD.get(kind, 1.7) / parameter[0].numel() ** 0.5)
     return model.eval()
 
 

@@ -25,6 +25,7 @@ from qa.quantization import fast_quantizers
 from qa.recipe import left_out, quantize
 from qa.squad import Example
 from qa.tracing import make_traceable
+from qa.training import runs_in_bf16
 from tests.conftest import ROOT
 from tests.encoders import FIRST, architectures, tiny
 
@@ -56,7 +57,7 @@ def test_an_encoder_goes_all_the_way(
     base = taken_in(kind, tmp_path, tokenizer, tokenizer_folder)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    applied = probe(base, scratch, PARAMS.calibrate, "fp32", "OpenVINOExecutionProvider")
+    applied = probe(base, scratch, PARAMS.calibrate, "auto", "OpenVINOExecutionProvider")
     assert left_out(PARAMS.calibrate, applied) == LEFT_OUT.get(kind, [])
 
 
@@ -69,7 +70,7 @@ def test_an_encoder_that_cannot_is_one_line_before_the_work(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with pytest.raises(UserError, match=rf"model: .* fails for a {kind} \(.*\); use another"):
-        probe(base, scratch, PARAMS.calibrate, "fp32", "OpenVINOExecutionProvider")
+        probe(base, scratch, PARAMS.calibrate, "auto", "OpenVINOExecutionProvider")
 
 
 def test_the_page_has_every_architecture() -> None:
@@ -120,6 +121,15 @@ def test_fast_quantizers_are_the_same_function_and_train(kind: str, tokenizer: T
         for layer in layers:
             assert layer.weight.grad is not None
             assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("bert", True), ("deberta", False)])
+def test_training_falls_back_to_fp32_where_a_model_has_no_bf16(
+    kind: str, runs: bool, tokenizer: Tokenizer
+) -> None:
+    model = tiny(kind, tokenizer.backend.get_vocab_size()).train()
+    assert runs_in_bf16(model, windows_of(model, tokenizer)[0], 0) == runs
+    assert model.training
 
 
 def test_a_probe_is_small(tiny_model: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
