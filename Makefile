@@ -46,13 +46,13 @@ real: $(VENV)/installed
 	$(IN_VENV) dvc exp run --name real-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
 	  -S evaluate.max_f1_drop=1.3
 
-# An encoder other than BERT, KIND, with the weights of the BERT MODEL, fine-tuned for an epoch.
+# An encoder other than BERT, KIND, with the weights of the BERT MODEL, which answer there as well.
 KIND ?= deberta-v2
 
 graft: $(VENV)/installed
 	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(MODEL) models/grafted
 	$(IN_VENV) dvc exp run --name $(KIND)-$(shell date +%Y%m%d-%H%M%S) $(ON_REAL_DATA) \
-	  -S model.folder=$(abspath models/grafted) -S finetune.epochs=1 -S evaluate.max_f1_drop=100
+	  -S model.folder=$(abspath models/grafted) -S dataset.max_train_examples=640 -S evaluate.max_f1_drop=100
 
 # What is hardest on calibration: symmetric activations, outliers left as they are. No overflow fix, so
 # that the processor's own sums count: README's figures are of one with VNNI.

@@ -1,7 +1,7 @@
 """A RoBERTa or a DeBERTa of a BERT's weights, to see what INT8 loses in encoders other than BERT.
 
-No registry of packages carries one that answers questions. Embeddings and layers are the BERT's, so
-that a fine-tuning of minutes makes a reader of it; DeBERTa's relative positions begin at random.
+No registry of packages carries one that answers questions. Embeddings, layers and head are the
+BERT's, so that it answers at once; DeBERTa's relative positions begin at random.
 """
 
 from __future__ import annotations
