@@ -8,10 +8,10 @@ PEERS := .venv-peers
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .PHONY: repro test lint peers real graft hard grid benchmark benchmark-large remote push pull release versions \
-  azurite azure-check adapter lock clean faults encoders soak kills
+  azurite azure-check adapter lock clean clean-checkpoints faults encoders soak kills
 
 repro: $(VENV)/installed
-	$(IN_VENV) dvc repro
+	@$(IN_VENV) python scripts/repro.py
 
 test: $(VENV)/installed $(PEERS)/installed
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup
@@ -156,6 +156,10 @@ lock: $(VENV)/installed
 	$(IN_VENV) uv pip compile requirements.in requirements-no-deps.txt --universal --python-version 3.11 --upgrade \
 	  --annotation-style line --custom-compile-command "make lock" \
 	  $(addprefix --no-emit-package ,$(CUDA) optimum-intel torchvision) -o requirements.txt
+
+# The checkpoints of training that was not ended, each with its size.
+clean-checkpoints: $(VENV)/installed
+	@$(IN_VENV) python scripts/checkpoints.py remove
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-az

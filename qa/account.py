@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from qa.batches import BATCH_TOKENS, SHAPES, make_batches
 from qa.contenders import Setting
 from qa.engine import Engine
-from qa.features import Tokenizer, Window, load_tokenizer, make_windows, pad
+from qa.features import Tokenizer, WindowSet, load_tokenizer, make_windows
 from qa.sessions import Sessions, onnx_forward
 from qa.squad import Example
 
@@ -52,7 +52,7 @@ def account(
     layers, hidden = config.num_hidden_layers, config.hidden_size
     intermediate = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT's
     ceiling = int8_ceiling_gops(hidden, intermediate, max(BATCH_TOKENS))
-    lengths = [len(window) for window in windows]
+    lengths = windows.lengths
     products_s = operations(lengths, layers, hidden, intermediate) / ceiling / 1e9
     padded = sum(len(batch.indices) * batch.length for batch in make_batches(lengths))
     return {
@@ -62,7 +62,7 @@ def account(
         "decoding": four_digits(parts["decoding"] / table_s),
         "padding": four_digits(1 - sum(lengths) / padded),
         "compiling": compile_shares(setting.int8, tokenizer, setting.windows.max_length),
-        "operators": operator_shares(setting.int8 / "model.onnx", windows, tokenizer.pad_token_id),
+        "operators": operator_shares(setting.int8 / "model.onnx", windows),
     }
 
 
@@ -100,7 +100,7 @@ def compile_shares(folder: Path, tokenizer: Tokenizer, max_length: int) -> dict[
     return {name: four_digits(float(np.median(some))) for name, some in shares.items() if some}
 
 
-def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -> dict[str, float]:
+def operator_shares(model: Path, windows: WindowSet) -> dict[str, float]:
     """Which operators an ONNX model spends its time in, as OpenVINO's profiler sees it.
 
     All batches of the table, by the openvino package: ONNX Runtime's provider, which brings an
@@ -117,8 +117,8 @@ def operator_shares(model: Path, windows: Sequence[Window], pad_token_id: int) -
         .compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
         .create_infer_request()
     )
-    for batch in make_batches([len(window) for window in windows]):
-        request.infer(pad([windows[i] for i in batch.indices], pad_token_id, batch.length))
+    for batch in make_batches(windows.lengths):
+        request.infer(windows.pad(batch.indices, batch.length))
     seconds: dict[str, float] = {}
     for operator in request.profiling_info:  # means of all runs since the model was compiled
         name = f"{operator.node_type}, {operator.exec_type}"

@@ -64,11 +64,11 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
     Raises:
         UserError: the table, the output or the model is refused.
     """
-    from tqdm import tqdm
-
     from qa.journal import Journal
     from qa.outputs import check_output, fingerprint, resumable_file
+    from qa.progress import progress
     from qa.table import answer_table, check_table
+    from qa.unfinished import code_of
 
     source, output = Path(infer.input), Path(infer.output)
     check_output(output, "infer.output")
@@ -79,7 +79,7 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
             on_error=infer.on_error,
             max_context_characters=infer.max_context_characters,
         )
-        made_by = fingerprint([windows, decoding, infer], [folder, source])
+        made_by = fingerprint([windows, decoding, infer], [*code_of("infer"), folder, source])
         with ExitStack() as stack:
             sessions = stack.enter_context(
                 Sessions(folder, infer.provider, infer.precision, MODEL_CACHE, infer.sessions)
@@ -95,9 +95,7 @@ def answer_csv(folder: Path, windows: Windows, decoding: Decoding, infer: Infer)
             done = journal.progress.rows
             if done:
                 print(f"{output}: going on after row {done} of {table.rows}")
-            bar = stack.enter_context(
-                tqdm(total=table.rows, initial=done, desc=str(source), unit="row")
-            )
+            bar = stack.enter_context(progress(str(source), table.rows, "row", done))
             forward = journal.remember(sessions.forward)
             engine = Engine(forward, tokenizer, windows, decoding, sessions.count)
             written = answer_table(

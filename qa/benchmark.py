@@ -11,18 +11,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qa.account import four_digits
-from qa.contenders import CONTENDERS, PROJECT_INT8, REFERENCE, Setting
+from qa.account import account, four_digits
+from qa.contenders import (
+    CONTENDERS,
+    PROJECT_INT8,
+    REFERENCE,
+    Setting,
+    quantize_with_optimum_intel,
+)
 from qa.errors import UserError
-from qa.features import Tokenizer
+from qa.features import Tokenizer, WindowSet, load_tokenizer
 from qa.metrics import mean, score_text
 from qa.params import Benchmark, Language
 from qa.squad import Example
-from qa.workers import Worker, start_seconds
+from qa.workers import Worker, in_peers, start_seconds
 
 GROWTH_WORDS = 12
 """Words of a context where tables grow."""
@@ -40,6 +47,40 @@ class Figures:
     latencies_s: dict[int, list[float]] = field(default_factory=dict)
     """By length in tokens, seconds for one question, one a repeat."""
     peak_mb: float = 0.0
+
+
+def measure_all(
+    examples: Sequence[Example],
+    windows: WindowSet,
+    setting: Setting,
+    folder: Path,
+    params: Benchmark,
+    *,
+    language: Language,
+) -> dict[str, Any]:
+    """Compare the contenders, and look closer at this project.
+
+    Args:
+        windows: to calibrate Optimum Intel's model with.
+        folder: for tables, answers and that model.
+        language: of the answers, as scores count them.
+
+    Returns:
+        `questions`, how many; `contenders`, see `compare`; `growth`, and `account`, as the
+        functions of these names.
+    """
+    print("Optimum Intel quantizes its own INT8 model", flush=True)
+    in_peers(quantize_with_optimum_intel, windows, setting)
+    tokenizer = load_tokenizer(setting.int8)
+    contenders = compare(examples, tokenizer, setting, folder, params, language=language)
+    long = growth(examples, setting, folder, params.rows)
+    seconds = len(examples) / contenders[PROJECT_INT8]["questions_per_second"]
+    return {
+        "questions": len(examples),
+        "contenders": contenders,
+        "growth": long,
+        "account": account(setting, examples, seconds),
+    }
 
 
 def compare(

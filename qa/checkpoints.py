@@ -157,6 +157,11 @@ def copy_tokenizer(source: Path, out: Path) -> None:
         shutil.copyfile(source / file, out / file)
 
 
+def best_device() -> str:
+    """`cuda` where there is one, or else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def torch_forward(model: torch.nn.Module) -> Forward:
     """The forward pass of a torch model, without gradients, as the engine wants it."""
 

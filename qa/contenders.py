@@ -7,13 +7,13 @@ another environment (`qa.workers`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qa.features import Window, pad
+from qa.features import WindowSet
 from qa.params import Decoding, Precision, Windows
 from qa.processor import has_bf16
 
@@ -253,9 +253,7 @@ if has_bf16():
     )
 
 
-def quantize_with_optimum_intel(
-    windows: Sequence[Window], pad_token_id: int, setting: Setting
-) -> None:
+def quantize_with_optimum_intel(windows: WindowSet, setting: Setting) -> None:
     """Optimum Intel's own post-training quantization to INT8, with its defaults.
 
     Args:
@@ -276,7 +274,10 @@ def quantize_with_optimum_intel(
     quantizer = OVQuantizer.from_pretrained(model, trust_remote_code=False)
     quantizer.quantize(
         calibration_dataset=Dataset.from_list(
-            [{key: row[0].tolist() for key, row in pad([w], pad_token_id).items()} for w in windows]
+            [
+                {key: row[0].tolist() for key, row in windows.pad([i]).items()}
+                for i in range(len(windows))
+            ]
         ),
         ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(windows))),
         save_directory=setting.optimum_intel,

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qa.features import Tokenizer, Window, make_windows
+from qa.features import Tokenizer, WindowSet, make_windows
 from qa.logits import Forward, Logits, PendingLogits
 from qa.spans import Answer, best_answers
 from qa.squad import Example
@@ -25,7 +25,7 @@ class Reading:
     """What the model says of some examples: their windows and the logits of each."""
 
     examples: Sequence[Example]
-    windows: Sequence[Window]
+    windows: WindowSet
     logits: Sequence[Logits]
 
 
@@ -68,7 +68,7 @@ class Engine:
         """Tokenize examples and run the model on them.
 
         Args:
-            progress: called after every batch with the number of examples it finished.
+            progress: called after every batch with the number of examples that it amounts to.
 
         Raises:
             UserError: the parameters leave no room for a context.
@@ -92,8 +92,7 @@ class Engine:
         try:
             for examples in chunks:
                 windows = make_windows(examples, self.tokenizer, **self.windows.model_dump())
-                pad_token_id = self.tokenizer.pad_token_id
-                pending = PendingLogits(executor, self.forward, windows, pad_token_id)
+                pending = PendingLogits(executor, self.forward, windows)
                 if running is not None:
                     yield _finish(*running, progress)
                 running = examples, pending
@@ -108,4 +107,13 @@ def _finish(
     pending: PendingLogits,
     progress: Callable[[int], object] | None,
 ) -> Reading:
-    return Reading(examples, pending.windows, pending.result(progress))
+    done, told = 0, 0
+
+    def tell(windows: int) -> None:
+        nonlocal done, told
+        done += windows
+        before, told = told, len(examples) * done // len(pending.windows)
+        if progress is not None:
+            progress(told - before)
+
+    return Reading(examples, pending.windows, pending.result(tell))

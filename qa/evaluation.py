@@ -17,12 +17,13 @@ import pandas as pd
 from scipy.special import log_softmax
 from scipy.stats import bootstrap
 
-from qa.engine import Engine, Reading
+from qa.engine import Reading
 from qa.errors import UserError
-from qa.logits import Logits
+from qa.features import WindowSet
+from qa.logits import Forward, Logits, run_windows
 from qa.metrics import Score, mean, score_each, score_text
-from qa.params import Language
-from qa.spans import Answer
+from qa.params import Decoding, Language
+from qa.spans import Answer, best_answers
 from qa.squad import Example
 
 QUESTION_WORDS = (
@@ -64,22 +65,29 @@ class Results:
 
 
 def evaluate(
-    engine: Engine,
+    forward: Forward,
     examples: Sequence[Example],
+    windows: WindowSet,
+    *,
+    decoding: Decoding,
     file: Path,
     language: Language,
     progress: Callable[[int], object] | None = None,
+    concurrency: int = 1,
 ) -> Results:
     """Answer and score a data set.
 
     Args:
+        windows: of the examples.
         file: the model's file.
         language: of the answers, as scores count them.
-        progress: called after every batch with the number of examples it finished.
+        progress, concurrency: as in `run_windows`.
     """
-    reading = engine.read(examples, progress)
-    answers = engine.decode(reading)
-    return Results(reading, answers, score_each(examples, answers, language), file, language)
+    logits = run_windows(forward, windows, progress, concurrency)
+    contexts = [example.context for example in examples]
+    answers = best_answers(contexts, windows, logits, **decoding.model_dump())
+    scores = score_each(examples, answers, language)
+    return Results(Reading(examples, windows, logits), answers, scores, file, language)
 
 
 def compare(results: Mapping[str, Results]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import nn
 
 from qa.checkpoints import copy_tokenizer, torch_forward
 from qa.errors import UserError
-from qa.features import Window, pad
+from qa.features import WindowSet
 from qa.logits import relative_rms, run_windows
 from qa.outputs import hash_file
 
@@ -51,9 +51,7 @@ class _Logits(nn.Module):
         return output.start_logits, output.end_logits
 
 
-def to_onnx(
-    model: nn.Module, examples: Sequence[Window], pad_token_id: int, metadata: Mapping[str, str]
-) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, examples: WindowSet, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Export a model, plain or with torch's fake-quantize operators, to ONNX.
 
     Args:
@@ -68,7 +66,7 @@ def to_onnx(
         UserError: the model is too large for one ONNX file.
     """
     check_size(sum(p.numel() * p.element_size() for p in model.parameters()))
-    arrays = pad(examples, pad_token_id)
+    arrays = examples.pad()
     names = list(arrays)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "model.onnx"
@@ -180,9 +178,7 @@ def write_folder(folder: Path, graph: onnx.ModelProto, checkpoint: Path) -> None
     copy_tokenizer(checkpoint, folder)
 
 
-def relative_difference(
-    graph: onnx.ModelProto, model: nn.Module, windows: Sequence[Window], pad_token_id: int
-) -> float:
+def relative_difference(graph: onnx.ModelProto, model: nn.Module, windows: WindowSet) -> float:
     """How far the ONNX graph is from the torch model on the same windows.
 
     ONNX Runtime runs the graph as it is written, without fusing anything, so that what is compared
@@ -203,8 +199,8 @@ def relative_difference(
         start, end = session.run(list(OUTPUTS), batch)
         return start, end
 
-    ours = run_windows(forward, windows, pad_token_id)
-    return relative_rms(ours, run_windows(torch_forward(model), windows, pad_token_id))
+    ours = run_windows(forward, windows)
+    return relative_rms(ours, run_windows(torch_forward(model), windows))
 
 
 def check_same(folder: Path, difference: float, limit: float) -> None:

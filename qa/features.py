@@ -7,17 +7,19 @@ windows. Knows nothing of logits, of models or of what a span is worth.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from qa.errors import UserError, first_sentence
-from qa.squad import Example, Span
+from qa.squad import Example, Span, subset
 from qa.words import Units, find_units
 
 TENSOR_CORE_MULTIPLE = 8
@@ -43,8 +45,8 @@ class Window:
     """
 
     example: int
-    input_ids: list[int]
-    token_type_ids: list[int] | None
+    input_ids: Sequence[int] | NDArray[np.int32]
+    token_type_ids: Sequence[int] | NDArray[np.uint8] | None
     starts: NDArray[np.int32]
     ends: NDArray[np.int32]
     reads: tuple[int, int]
@@ -66,6 +68,115 @@ class Window:
         first = int(np.searchsorted(self.ends[inside], start, side="right"))
         last = int(np.searchsorted(self.starts[inside], end, side="left")) - 1
         return (int(inside[first]), int(inside[last])) if first <= last else (0, 0)
+
+
+@dataclass(frozen=True)
+class WindowSet(Sequence[Window]):
+    """Windows in their order, and the token that pads them to one length.
+
+    Attributes:
+        windows: a list, or windows in a file that are read one by one: `qa.window_files`.
+        pad_token_id: what fills the end of a shorter one of a batch.
+        known_lengths: of all windows in tokens, where they need not be read for it.
+    """
+
+    windows: Sequence[Window]
+    pad_token_id: int
+    known_lengths: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> WindowSet: ...
+
+    def __getitem__(self, index: int | slice) -> Window | WindowSet:
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        return self.windows[index]
+
+    def take(self, indices: Sequence[int]) -> WindowSet:
+        """Some of the windows, in the order of `indices`."""
+        return WindowSet([self.windows[i] for i in indices], self.pad_token_id)
+
+    def of_examples(self, examples: Collection[int]) -> WindowSet:
+        """The windows of some examples, in their order here."""
+        wanted = frozenset(examples)
+        chosen = [window for window in self.windows if window.example in wanted]
+        return WindowSet(chosen, self.pad_token_id)
+
+    def draw(self, count: int, seed: int) -> WindowSet:
+        """The windows of `count` examples, drawn without replacement, in their order here."""
+        return self.of_examples(subset(range(self.examples), count, seed))
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are: each has a window, in their order."""
+        return self.windows[-1].example + 1 if self.windows else 0
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each window."""
+        if self.known_lengths is not None:
+            return list(self.known_lengths)
+        return [len(window) for window in self.windows]
+
+    def pad(
+        self, indices: Sequence[int] | None = None, length: int | None = None
+    ) -> dict[str, NDArray[np.int64]]:
+        """Pad windows to one length on the right, as a model takes them.
+
+        Args:
+            indices: which; all of them for None.
+            length: in tokens; without it, what the longest needs.
+
+        Returns:
+            `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`: int64,
+            shape (windows, length).
+        """
+        chosen = [self.windows[i] for i in (range(len(self)) if indices is None else indices)]
+        if length is None:
+            length = padded_length(max(len(window) for window in chosen))
+        shape = (len(chosen), length)
+        batch = {
+            "input_ids": np.full(shape, self.pad_token_id, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+        }
+        if chosen[0].token_type_ids is not None:
+            batch["token_type_ids"] = np.zeros(shape, dtype=np.int64)
+        for row, window in enumerate(chosen):
+            batch["input_ids"][row, : len(window)] = window.input_ids
+            batch["attention_mask"][row, : len(window)] = 1
+            if window.token_type_ids is not None:
+                batch["token_type_ids"][row, : len(window)] = window.token_type_ids
+        return batch
+
+
+@dataclass(frozen=True)
+class LabelledWindows:
+    """Windows and, of each, the first and the last token of its answer.
+
+    Attributes:
+        starts, ends: int32, one a window; 0, the `[CLS]` token, where the answer is not inside.
+    """
+
+    windows: WindowSet
+    starts: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+
+def label_windows(windows: WindowSet, examples: Sequence[Example]) -> LabelledWindows:
+    """Find the answer of each window: its example's first."""
+    answers = [examples[window.example].answers[:1] for window in windows]
+    places = [
+        window.locate(answer[0]) if answer else (0, 0)
+        for window, answer in zip(windows, answers, strict=True)
+    ]
+    starts, ends = np.array(places, dtype=np.int32).reshape(-1, 2).T.copy()
+    return LabelledWindows(windows, starts, ends)
 
 
 @dataclass(frozen=True)
@@ -119,7 +230,7 @@ def make_windows(
     doc_stride: int,
     max_question_length: int,
     align_to_words: bool = True,
-) -> list[Window]:
+) -> WindowSet:
     """Tokenize examples into windows, those of one example together and in reading order.
 
     Args:
@@ -150,7 +261,7 @@ def make_windows(
             f" ({doc_stride})"
         )
     if not examples:
-        return []
+        return WindowSet([], tokenizer.pad_token_id)
     questions = _cut_questions(
         [example.question for example in examples], tokenizer, max_question_length
     )
@@ -179,7 +290,7 @@ def make_windows(
             )
             for (i, part), first, end, part_reads in zip(some, starts, ends, read, strict=True)
         ]
-    return windows
+    return WindowSet(windows, tokenizer.pad_token_id)
 
 
 def _boundaries(
@@ -248,35 +359,6 @@ def _boundaries(
 def padded_length(length: int) -> int:
     """`length` rounded up to the multiple that kernels like best."""
     return -(-length // TENSOR_CORE_MULTIPLE) * TENSOR_CORE_MULTIPLE
-
-
-def pad(
-    windows: Sequence[Window], pad_token_id: int, length: int | None = None
-) -> dict[str, NDArray[np.int64]]:
-    """Pad windows to one length on the right.
-
-    Args:
-        length: in tokens; without it, what the longest needs.
-
-    Returns:
-        `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`: int64,
-        shape (windows, length).
-    """
-    if length is None:
-        length = padded_length(max(len(window) for window in windows))
-    shape = (len(windows), length)
-    batch = {
-        "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
-        "attention_mask": np.zeros(shape, dtype=np.int64),
-    }
-    if windows[0].token_type_ids is not None:
-        batch["token_type_ids"] = np.zeros(shape, dtype=np.int64)
-    for row, window in enumerate(windows):
-        batch["input_ids"][row, : len(window)] = window.input_ids
-        batch["attention_mask"][row, : len(window)] = 1
-        if window.token_type_ids is not None:
-            batch["token_type_ids"][row, : len(window)] = window.token_type_ids
-    return batch
 
 
 def _cut_questions(

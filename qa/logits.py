@@ -6,7 +6,6 @@ evaluation and CSV inference all go through here. Knows nothing of what the logi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa.batches import Batch, make_batches
-from qa.features import Window, pad
+from qa.features import WindowSet
 
 Forward = Callable[[dict[str, NDArray[np.int64]]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Model inputs of shape (windows, length) to start and end logits of the same shape, float32."""
@@ -59,56 +58,49 @@ class PendingLogits:
         executor: runs the batches, as many at a time as it has workers.
     """
 
-    def __init__(
-        self, executor: Executor, forward: Forward, windows: Sequence[Window], pad_token_id: int
-    ) -> None:
+    def __init__(self, executor: Executor, forward: Forward, windows: WindowSet) -> None:
         self.windows = windows
         self.batches: list[tuple[Batch, Future[tuple[NDArray[np.float32], ...]]]] = [
-            (batch, executor.submit(_run, forward, windows, pad_token_id, batch))
-            for batch in make_batches([len(window) for window in windows])
+            (batch, executor.submit(_run, forward, windows, batch))
+            for batch in make_batches(windows.lengths)
         ]
 
     def result(self, progress: Callable[[int], object] | None = None) -> list[Logits]:
         """The logits of each window, in their order.
 
         Args:
-            progress: called after every batch with the number of examples it finished.
+            progress: called after every batch with its number of windows.
         """
-        left = Counter(window.example for window in self.windows)
         logits: dict[int, Logits] = {}
         for batch, future in self.batches:
             start, end = future.result()
-            finished = 0
             for row, i in enumerate(batch.indices):
-                window = self.windows[i]
-                logits[i] = Logits(start[row, : len(window)], end[row, : len(window)])
-                left[window.example] -= 1
-                finished += left[window.example] == 0
+                length = self.windows.lengths[i]
+                logits[i] = Logits(start[row, :length], end[row, :length])
             if progress is not None:
-                progress(finished)
+                progress(len(batch.indices))
         return [logits[i] for i in range(len(self.windows))]
 
 
 def run_windows(
     forward: Forward,
-    windows: Sequence[Window],
-    pad_token_id: int,
+    windows: WindowSet,
     progress: Callable[[int], object] | None = None,
+    concurrency: int = 1,
 ) -> list[Logits]:
-    """Compute the logits of each window, in their order, one batch at a time.
+    """Compute the logits of each window, in their order.
 
     Args:
-        progress: called after every batch with the number of examples it finished.
+        progress: called after every batch with its number of windows.
+        concurrency: how many batches at a time the forward pass is given.
     """
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(concurrency) as executor:
         try:
-            return PendingLogits(executor, forward, windows, pad_token_id).result(progress)
+            return PendingLogits(executor, forward, windows).result(progress)
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
 
 
-def _run(
-    forward: Forward, windows: Sequence[Window], pad_token_id: int, batch: Batch
-) -> tuple[NDArray[np.float32], ...]:
-    return forward(pad([windows[i] for i in batch.indices], pad_token_id, batch.length))
+def _run(forward: Forward, windows: WindowSet, batch: Batch) -> tuple[NDArray[np.float32], ...]:
+    return forward(windows.pad(batch.indices, batch.length))

@@ -102,7 +102,7 @@ def _held(path: Path, *, folder: bool, keep: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(partial, folder=folder)
+        descriptor = lock(partial, folder=folder)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     if descriptor is None:
@@ -126,8 +126,12 @@ def _held(path: Path, *, folder: bool, keep: bool = False) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _lock(partial: Path, *, folder: bool) -> int | None:
-    """Make `partial` and lock it; None where another process holds it."""
+def lock(partial: Path, *, folder: bool) -> int | None:
+    """Make a file or folder and lock it until its descriptor is closed.
+
+    Returns:
+        The descriptor; None where another process holds the lock.
+    """
     while True:
         if folder:
             if partial.is_file():  # of a version of this project that had another kind here
@@ -167,7 +171,7 @@ def _replace_folder(partial: Path, path: Path) -> None:
     if not path.exists():
         os.replace(partial, path)
         return
-    former = _lock(path, folder=True)  # the former bears the name of `partial` until it is removed
+    former = lock(path, folder=True)  # the former bears the name of `partial` until it is removed
     try:
         _exchange(partial, path)
         shutil.rmtree(partial)
@@ -286,10 +290,7 @@ def hash_file(path: Path) -> str:
 
 
 def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
-    """Name work after its parameters, the bytes of its inputs and this package's code.
-
-    Unfinished work is taken up only by the run that began it: with other parameters, another
-    input or other code, it starts afresh.
+    """Name work after its parameters and the bytes of its inputs.
 
     Args:
         inputs: files and folders.
@@ -297,7 +298,7 @@ def fingerprint(params: Sequence[BaseModel], inputs: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for section in params:
         digest.update(section.model_dump_json().encode())
-    for path in (*inputs, *sorted(Path(__file__).parent.glob("*.py"))):
+    for path in inputs:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 digest.update(file.name.encode())

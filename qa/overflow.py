@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from qa.features import Window
+from qa.features import WindowSet
 from qa.quantization import quantized_linears
 
 LARGEST_PAIR = (2**15 - 1) // 255
@@ -22,7 +22,7 @@ MARGIN = 3
 """Steps left free in a pair, which rounding and training may add: GPTQ was seen to add two."""
 
 
-def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> None:
+def widen_ranges(model: PreTrainedModel, windows: WindowSet) -> None:
     """Widen the ranges of a fake-quantized model's linear weights, in place, where pairs overflow.
 
     The pairs are those of `vpmaddubsw`: inputs 0 and 1 of a layer, 2 and 3, and so on. A channel
@@ -30,10 +30,10 @@ def widen_ranges(model: PreTrainedModel, window: Window, pad_token_id: int) -> N
     they may still overflow.
 
     Args:
-        window: for one forward pass, see `quantized_linears`.
+        windows: for one forward pass, see `quantized_linears`.
     """
     with torch.no_grad():
-        for linear in quantized_linears(model, window, pad_token_id):
+        for linear in quantized_linears(model, windows):
             _, _, step, _ = linear.quantizer.get_parameters_for_torch_fq()
             pairs = largest_pairs((linear.weight / step.reshape(-1, 1)).round())
             factor = (pairs / (LARGEST_PAIR - MARGIN)).clamp(min=1)

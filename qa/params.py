@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +23,8 @@ EMBEDDED_FOLDER = "models/minilm-squad"
 
 SPECIAL_TOKENS = 3
 """What a model puts around question and context at least: `[CLS]` and two `[SEP]` of BERT."""
+
+S = TypeVar("S", bound=BaseModel)
 
 UNKNOWN = {"extra_forbidden", "invalid_key"}
 """What pydantic calls a key that is none of the model's; the second is no text at all."""
@@ -50,6 +52,12 @@ Language = Literal["en", "ar", "de", "es", "hi", "vi", "zh", "other"]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Sections(BaseModel):
+    """Base of what a stage reads: its own sections, as fields; the others are none of its."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 class Dataset(_Section):
@@ -178,6 +186,12 @@ class Benchmark(_Section):
     steps: Annotated[int, Field(ge=0, lt=2**31)]
 
 
+class Checkpoints(_Section):
+    """Unfinished runs: `qa.unfinished`."""
+
+    other_runs: Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -189,27 +203,43 @@ class Params(_Section):
     calibrate: Calibrate
     train: Train
     infer: Infer
+    checkpoints: Checkpoints
     evaluate: Evaluate
     benchmark: Benchmark
 
 
-def read_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check params.yaml.
+def read_params(sections: type[S], path: Path = PARAMS_FILE) -> S:
+    """Read and check sections of params.yaml.
+
+    Args:
+        sections: a class with the sections as its fields.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key is missing, unknown or out of range,
-            or two do not go together; the message names every such key, what was found and what is
-            expected.
+        UserError: the file is missing or not YAML, or a key is missing, unknown or out of range;
+            the message names every such key, what was found and what is expected.
     """
     try:
-        params = Params.model_validate(_load(path))
+        return sections.model_validate(_load(path))
     except ValidationError as error:
         wrong = list(_worded(error))
-    else:
-        wrong = [f"{key}: {what}" for key, what in _conflicts(params)]
-        if not wrong:
-            return params
-    raise UserError(f"{path}: {listed(wrong[:NAMED], len(wrong))}")
+    raise _refusal(path, wrong)
+
+
+def read_all_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml, all of it.
+
+    Raises:
+        UserError: as `read_params`, or two keys do not go together.
+    """
+    params = read_params(Params, path)
+    wrong = [f"{key}: {what}" for key, what in _conflicts(params)]
+    if wrong:
+        raise _refusal(path, wrong)
+    return params
+
+
+def _refusal(path: Path, wrong: list[str]) -> UserError:
+    return UserError(f"{path}: {listed(wrong[:NAMED], len(wrong))}")
 
 
 def _load(path: Path) -> dict[Any, Any]:

@@ -2,7 +2,7 @@
 
 Two of its layers with random weights are calibrated, trained for a step, exported and run on the
 execution provider, on a few short windows. What an architecture cannot do is seen that way, and
-not by a list of names that grows old. Knows nothing of the weights that the model came with.
+not by a list of names that grows old. The model itself reads two windows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ from transformers import (
 from qa.checkpoints import WEIGHTS_FILE, load_model, save_checkpoint, torch_forward
 from qa.errors import UserError, first_sentence
 from qa.export import check_size, relative_difference, to_onnx, write_folder
-from qa.features import Window, load_tokenizer, make_windows
-from qa.kernels import load_kernels
+from qa.features import (
+    Tokenizer,
+    WindowSet,
+    label_windows,
+    load_tokenizer,
+    make_windows,
+    padded_length,
+)
 from qa.logits import relative_rms, run_windows
-from qa.params import Calibrate, Provider, Train, TrainingPrecision
+from qa.params import Calibrate, Provider, Train, TrainingPrecision, Windows
 from qa.quantization import fast_quantizers, load_quantized, save_quantized, strip
 from qa.recipe import quantize, save
 from qa.sessions import onnx_forward
 from qa.squad import Example, Span
-from qa.training import label_windows, train, use_bf16
+from qa.training import train, use_bf16
 
 LAYERS = 2
 
@@ -68,6 +74,37 @@ of the logits: FP32 was seen within 1e-4, INT8 within 2e-2, and the provider, wh
 elsewhere, within 0.1; a graph that computes something else is off by 0.5 and more."""
 
 
+def check_windows(model: PreTrainedModel, tokenizer: Tokenizer, params: Windows) -> None:
+    """Let a model read a short window and one as long as they may be.
+
+    Not every tokenizer says how much its model reads, and not every one fits its model.
+
+    Raises:
+        UserError: it cannot, or `make_windows` finds the lengths wrong.
+    """
+    short, long = (
+        make_windows([Example("", "a", context)], tokenizer, **params.model_dump())
+        for context in ("a", "a " * params.max_length)
+    )
+    length = padded_length(params.max_length)
+    forward = torch_forward(model)
+    try:
+        forward(short.pad())
+    except Exception as error:  # as in `load_model`
+        raise UserError(
+            f"{model.name_or_path}: the model does not run on its tokenizer's tokens"
+            f" ({type(error).__name__}: {first_sentence(error)}); save the two that belong together"
+        ) from None
+    try:
+        forward(long.pad(length=length))
+    except Exception as error:
+        raise UserError(
+            f"params.yaml: windows.max_length: found {params.max_length}; this model does not read"
+            f" the {length} tokens that it is padded to ({type(error).__name__}:"
+            f" {first_sentence(error)}); lower it"
+        ) from None
+
+
 def probe(
     base: Path,
     scratch: Path,
@@ -86,20 +123,17 @@ def probe(
         `calibrate` as it was applied: steps that do not suit the architecture are turned off.
 
     Raises:
-        UserError: the architecture cannot do one of these, NNCF's kernels cannot be built, or the
-            processor lacks the precision.
+        UserError: the architecture cannot do one of these, or the processor lacks the precision.
     """
     training = TRAINING.model_copy(update={"precision": precision})
     use_bf16(training)
     check_size((base / WEIGHTS_FILE).stat().st_size)
-    load_kernels()
     folders = {
         name: scratch / name for name in ("fp32", "ptq", "qat", "onnx", "checkpoints", "logs")
     }
     for folder in folders.values():
         folder.mkdir()
     tokenizer = load_tokenizer(base)
-    pad = tokenizer.pad_token_id
     windows = make_windows(
         EXAMPLES,
         tokenizer,
@@ -107,16 +141,16 @@ def probe(
         doc_stride=4,
         max_question_length=12,
     )
-    config = small_config(base, windows, pad)
+    config = small_config(base, windows)
     with _step(scratch, config, "a copy of two layers"):
         save_checkpoint(folders["fp32"], _random_model(config), base)
         fp32, _ = load_model(folders["fp32"], dropout=False)
-        before = run_windows(torch_forward(fp32), windows, pad)
+        before = run_windows(torch_forward(fp32), windows)
     with _step(scratch, config, "ONNX export"):
-        difference = relative_difference(to_onnx(fp32, windows[:2], pad, {}), fp32, windows, pad)
+        difference = relative_difference(to_onnx(fp32, windows[:2], {}), fp32, windows)
         _check(difference, LIMITS["FP32"])
     with _step(scratch, config, "calibration"):
-        quantized, applied = quantize(fp32, windows, pad, calibrate)
+        quantized, applied = quantize(fp32, windows, calibrate)
         save(folders["ptq"], quantized, applied, base)
     with _step(scratch, config, "quantization-aware training"):
         for _ in range(2):  # and once more from the checkpoint of the first step
@@ -124,29 +158,29 @@ def probe(
             with fast_quantizers(model):
                 train(
                     model,
-                    pad,
-                    label_windows(windows, EXAMPLES, before),
+                    label_windows(windows, EXAMPLES),
                     training,
                     epochs=training.epochs,
-                    checkpoints=folders["checkpoints"] / "train",  # its siblings are removed
+                    checkpoints=folders["checkpoints"],
                     logs=folders["logs"],
+                    teacher=before,
                     distillation_weight=training.distillation_weight,
                     distillation_temperature=training.distillation_temperature,
                 )
         save_quantized(folders["qat"], model, base)
     with _step(scratch, config, "INT8 export"):
         model = load_quantized(folders["qat"])
-        graph = to_onnx(strip(model, windows[0], pad), windows[:2], pad, {})
-        _check(relative_difference(graph, model, windows, pad), LIMITS["INT8"])
+        graph = to_onnx(strip(model, windows), windows[:2], {})
+        _check(relative_difference(graph, model, windows), LIMITS["INT8"])
         write_folder(folders["onnx"], graph, folders["qat"])
     with _step(scratch, config, f"INT8 on {provider}"):
-        ours = run_windows(onnx_forward(folders["onnx"], provider, "fp32"), windows, pad)
-        theirs = run_windows(torch_forward(model), windows, pad)
+        ours = run_windows(onnx_forward(folders["onnx"], provider, "fp32"), windows)
+        theirs = run_windows(torch_forward(model), windows)
         _check(relative_rms(ours, theirs), LIMITS["provider"])
     return applied
 
 
-def small_config(base: Path, windows: list[Window], pad_token_id: int) -> PretrainedConfig:
+def small_config(base: Path, windows: WindowSet) -> PretrainedConfig:
     """The config of a model, for a copy of two layers and of the tokens that the windows have."""
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     layers = getattr(config, "num_hidden_layers", 0)
@@ -157,7 +191,7 @@ def small_config(base: Path, windows: list[Window], pad_token_id: int) -> Pretra
                 if isinstance(value, list) and len(value) == layers:  # one entry a layer
                     setattr(config, key, value[:LAYERS])
     tokens = [
-        pad_token_id,
+        windows.pad_token_id,
         *(max(window.input_ids) for window in windows),
         *(
             value

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nncf
@@ -21,7 +23,9 @@ from nncf.quantization.advanced_parameters import (
     AdvancedSmoothQuantParameters,
 )
 from nncf.torch import get_config, load_from_config
+from nncf.torch.extensions import ExtensionNamespace
 from nncf.torch.function_hook import get_hook_storage
+from nncf.torch.quantization import extensions, reference
 from nncf.torch.quantization.layers import BaseQuantizer, SymmetricQuantizer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,18 +33,46 @@ from transformers import PreTrainedModel
 
 from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model, torch_forward
 from qa.errors import UserError, first_sentence
-from qa.features import Window, pad
-from qa.kernels import load_kernels
+from qa.features import WindowSet
+from qa.observing import hooked
 from qa.params import Calibrate
+from qa.progress import progress
 
 nncf.set_log_level(logging.ERROR)
+
+
+class _Operators(reference.ReferenceQuantize):  # type: ignore[misc]
+    """What NNCF compiles from C++ at first use: the same calls of torch, which need no compiler.
+
+    Training has operators of its own, see `fast_quantizers`.
+    """
+
+    def forward(
+        self, values: torch.Tensor, low: torch.Tensor, size: torch.Tensor, levels: int
+    ) -> torch.Tensor:
+        """Round values to levels, as NNCF's C++ does.
+
+        NNCF's own Python multiplies by a reciprocal where C++ divides, whose last bit differs.
+
+        Args:
+            low, size: of the range.
+        """
+        scale = torch.full_like(size, levels - 1) / size
+        steps = torch.max(torch.min(values, low + size), low).sub_(low).mul_(scale)
+        return steps.sub_((-low * scale).round_()).round_().div_(scale)
+
+
+_OPERATORS = _Operators(reference.ReferenceBackendType.TORCH)
+for _namespace in (extensions.QuantizedFunctionsCPU, extensions.QuantizedFunctionsCUDA):
+    if isinstance(_namespace, ExtensionNamespace):  # of CUDA only where there is some
+        _namespace._loaded_namespace = SimpleNamespace(
+            Quantize_forward=_OPERATORS.forward, Quantize_backward=_OPERATORS.backward
+        )
 
 QUANTIZATION_FILE = "nncf.json"
 
 
-def calibrate(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Calibrate
-) -> PreTrainedModel:
+def calibrate(model: PreTrainedModel, windows: WindowSet, params: Calibrate) -> PreTrainedModel:
     """Insert INT8 quantizers, their ranges taken from `windows`.
 
     Weights are quantized per channel and symmetrically; `params.preset` says whether activations
@@ -55,20 +87,29 @@ def calibrate(
 
     Returns:
         A fake-quantized model, trainable, its quantizers' ranges included.
-
-    Raises:
-        UserError: NNCF's kernels cannot be built.
     """
-    load_kernels()
-    items = [
-        {key: tensor.to(model.device) for key, tensor in _tensors(window, pad_token_id).items()}
-        for window in windows
-    ]
+    passes = 2 if params.smooth_quant_alpha >= 0 else 1
+    total = 1 + passes * len(windows)  # the first is traced
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress("ranges of layers", total, "window"))
+        # NNCF draws bars of its own on the standard output.
+        stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+
+        def tensors(index: int) -> dict[str, torch.Tensor]:
+            bar.update(1)
+            return {key: value.to(model.device) for key, value in _tensors(windows, index).items()}
+
+        return _quantize(model, nncf.Dataset(range(len(windows)), tensors), len(windows), params)
+
+
+def _quantize(
+    model: PreTrainedModel, dataset: nncf.Dataset, size: int, params: Calibrate
+) -> PreTrainedModel:
     quantized: PreTrainedModel = nncf.quantize(
         model,
-        nncf.Dataset(items),
+        dataset,
         preset=nncf.QuantizationPreset(params.preset),
-        subset_size=len(items),
+        subset_size=size,
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=nncf.IgnoredScope(
             # What encoders call the products of attention; layers with weights are "linear".
@@ -109,9 +150,8 @@ def load_quantized(folder: Path) -> PreTrainedModel:
     """Load what `save_quantized` wrote, in evaluation mode.
 
     Raises:
-        UserError: the folder holds no fake-quantized model, or NNCF's kernels cannot be built.
+        UserError: the folder holds no fake-quantized model.
     """
-    load_kernels()
     try:
         config = json.loads((folder / QUANTIZATION_FILE).read_text(encoding="utf-8"))
         model = load_from_config(load_config_model(folder), config)
@@ -238,13 +278,11 @@ class QuantizedLinear:
     quantizer: BaseQuantizer
 
 
-def quantized_linears(
-    model: PreTrainedModel, window: Window, pad_token_id: int
-) -> list[QuantizedLinear]:
+def quantized_linears(model: PreTrainedModel, windows: WindowSet) -> list[QuantizedLinear]:
     """Every call of a linear layer whose weight is quantized: several of a layer in ALBERT.
 
     Args:
-        window: for one forward pass, in which each quantizer reads its weight.
+        windows: of which the first passes, so that each quantizer reads its weight.
     """
     quantizers = [
         (operator, hook)
@@ -260,28 +298,28 @@ def quantized_linears(
     def note(quantizer: BaseQuantizer, inputs: tuple[nn.Parameter]) -> None:
         weights[quantizer] = inputs[0]
 
-    handles = [quantizer.register_forward_pre_hook(note) for _, quantizer in quantizers]
-    try:
-        torch_forward(model)(pad([window], pad_token_id))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([quantizer.register_forward_pre_hook(note) for _, quantizer in quantizers]):
+        torch_forward(model)(windows.pad([0]))
     return [
         QuantizedLinear(operator, weights[quantizer], quantizer)
         for operator, quantizer in quantizers
     ]
 
 
-def strip(model: PreTrainedModel, example: Window, pad_token_id: int) -> nn.Module:
-    """Replace NNCF's quantizers by torch's own fake-quantize operators, which ONNX export knows."""
+def strip(model: PreTrainedModel, windows: WindowSet) -> nn.Module:
+    """Replace NNCF's quantizers by torch's own fake-quantize operators, which ONNX export knows.
+
+    Args:
+        windows: of which the first passes.
+    """
     stripped: nn.Module = nncf.strip(
         model,
         do_copy=True,
         strip_format=nncf.StripFormat.NATIVE,
-        example_input=_tensors(example, pad_token_id),
+        example_input=_tensors(windows, 0),
     )
     return stripped.eval()
 
 
-def _tensors(window: Window, pad_token_id: int) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(array) for key, array in pad([window], pad_token_id).items()}
+def _tensors(windows: WindowSet, index: int) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(array) for key, array in windows.pad([index]).items()}

@@ -6,27 +6,27 @@ architecture does not suit. The calibrate stage runs it, and `qa.probe` on a sma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from qa.errors import reading
-from qa.features import Window
+from qa.features import WindowSet
+from qa.observing import Change, change
 from qa.outputs import write_json
 from qa.overflow import widen_ranges
 from qa.params import Calibrate
 from qa.quantization import calibrate, save_quantized
 from qa.rounding import round_weights
-from qa.shifting import shift_channels
-from qa.splitting import split_outlier_channels
+from qa.shifting import ChannelShifting
+from qa.splitting import ChannelSplitting
 
 RECIPE_FILE = "recipe.json"
 """In the folder of a calibrated model: the parameters with the steps that ran."""
 
 
 def quantize(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, params: Calibrate
+    model: PreTrainedModel, windows: WindowSet, params: Calibrate
 ) -> tuple[PreTrainedModel, Calibrate]:
     """Make a fake-quantized INT8 model of an FP32 one, which is changed by it.
 
@@ -36,20 +36,22 @@ def quantize(
     Returns:
         The fake-quantized model, trainable, and the parameters; where the architecture does not
         suit a step, with that step turned off.
-
-    Raises:
-        UserError: NNCF's kernels cannot be built.
     """
-    none: dict[str, object] = {}
-    if params.shift_channels and not shift_channels(model, windows, pad_token_id):
-        none["shift_channels"] = False
-    copies = params.split_channels
-    if copies and not split_outlier_channels(model, windows, pad_token_id, copies):
-        none["split_channels"] = 0
-    quantized = calibrate(model, windows, pad_token_id, params)
+    changes: dict[str, Change] = {}
+    if params.shift_channels:
+        changes["shift_channels"] = ChannelShifting(model, windows)
+    if params.split_channels:
+        changes["split_channels"] = ChannelSplitting(model, windows, params.split_channels)
+    found = change(model, windows, list(changes.values())) if changes else []
+    none = {
+        key: type(getattr(params, key))(0)
+        for key, places in zip(changes, found, strict=True)
+        if not places
+    }
+    quantized = calibrate(model, windows, params)
     if params.overflow_fix:
-        widen_ranges(quantized, windows[0], pad_token_id)
-    if params.rounding == "gptq" and not round_weights(quantized, windows, pad_token_id):
+        widen_ranges(quantized, windows[:1])
+    if params.rounding == "gptq" and not round_weights(quantized, windows):
         none["rounding"] = "nearest"
     return quantized, params.model_copy(update=none)
 

@@ -15,8 +15,8 @@ from nncf.torch.function_hook import register_pre_function_hook
 from torch import nn
 from transformers import PreTrainedModel
 
-from qa.checkpoints import torch_forward
-from qa.features import Window, pad
+from qa.features import WindowSet
+from qa.observing import Tokens, hooked
 from qa.quantization import QuantizedLinear, quantized_linears
 
 DAMPING = 0.01
@@ -35,31 +35,35 @@ class _Inputs(nn.Module):
 
     products: torch.Tensor
 
+    def __init__(self, tokens: Tokens) -> None:
+        super().__init__()
+        self._tokens = tokens
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As a function hook behind the quantizer of the inputs: adds to `products`."""
-        rows = values.flatten(end_dim=-2)
+        rows = self._tokens.rows(values)
         self.products = getattr(self, "products", 0) + (rows.T @ rows).double()
         return values
 
 
-def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> int:
+def round_weights(model: PreTrainedModel, windows: WindowSet) -> int:
     """Move the weights of a fake-quantized model's linear layers to round as GPTQ does, in place.
 
     Each weight goes no further than into the range of values that round so: training still finds it
     near what it was.
 
     Args:
-        windows: calibration set, one forward pass each. The products of all layers' inputs are in
-            memory together: 8 bytes times the square of each layer's inputs.
+        windows: calibration set. The products of all layers' inputs are in memory together: 8
+            bytes times the square of each layer's inputs.
 
     Returns:
         How many weights were rounded so; those whose layer read zeros alone stay as they are.
     """
-    linears = quantized_linears(model, windows[0], pad_token_id)
+    linears = quantized_linears(model, windows)
     with torch.no_grad():
         products = {
             weight: seen
-            for weight, seen in _input_products(model, linears, windows, pad_token_id).items()
+            for weight, seen in _input_products(model, linears, windows).items()
             if seen.any()
         }
         # A weight that is called more than once has a quantizer for each call, all of one range.
@@ -77,22 +81,17 @@ def round_weights(model: PreTrainedModel, windows: Sequence[Window], pad_token_i
 def _input_products(
     model: PreTrainedModel,
     linears: Sequence[QuantizedLinear],
-    windows: Sequence[Window],
-    pad_token_id: int,
+    windows: WindowSet,
 ) -> dict[nn.Parameter, torch.Tensor]:
     """Of each weight, the `_Inputs.products` of all its calls."""
-    seen = {linear.weight: _Inputs() for linear in linears}
+    tokens = Tokens(model, windows)
+    seen = {linear.weight: _Inputs(tokens) for linear in linears}
     handles = [
         register_pre_function_hook(model, linear.operator, 0, seen[linear.weight])
         for linear in linears
     ]
-    forward = torch_forward(model)
-    try:
-        for window in windows:
-            forward(pad([window], pad_token_id))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles):
+        tokens.pass_all("inputs of layers")
     return {weight: inputs.products for weight, inputs in seen.items()}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
-from qa.features import Window, pad
+from qa.features import WindowSet
 from qa.logits import same_function
+from qa.observing import Handle, Tokens, hooked
 
 Batch = dict[str, NDArray[np.int64]]
 
@@ -47,46 +47,76 @@ class _Call:
     output: torch.Tensor
 
 
-def shift_channels(model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int) -> int:
-    """Center the outputs of `model`'s layer normalizations, channel by channel, in place.
+class ChannelShifting:
+    """Centers the outputs of a model's layer normalizations, channel by channel, in place.
 
     Normalizations whose readers cannot be told, or are called more than once in a forward pass as
     in ALBERT, stay as they are.
-
-    Args:
-        windows: calibration set, one forward pass each.
-
-    Returns:
-        How many were centered. 0 for a model whose layers are joined in another way than BERT's,
-        so that it would not be the same function afterwards: it is left as it was.
     """
-    forward = torch_forward(model)
-    batches = [pad([window], pad_token_id) for window in windows]
-    before = forward(batches[0])
-    junctions = _junctions(model, batches[0])
-    if not junctions:
+
+    def __init__(self, model: PreTrainedModel, windows: WindowSet) -> None:
+        """Find what to center.
+
+        Args:
+            windows: of which the first passes.
+        """
+        self._forward, self._first = torch_forward(model), windows.pad([0])
+        self._junctions = _junctions(model, self._first)
+        norms = [junction.norm for junction in self._junctions]
+        self._lows = [torch.full_like(norm.bias, torch.inf) for norm in norms]
+        self._highs = [torch.full_like(norm.bias, -torch.inf) for norm in norms]
+
+    def watch(self, tokens: Tokens) -> list[Handle]:
+        """Put on hooks that note the range of each channel."""
+        handles: list[Handle] = []
+        for junction, low, high in zip(self._junctions, self._lows, self._highs, strict=True):
+
+            def note(
+                _: nn.Module,
+                __: tuple[torch.Tensor, ...],
+                output: torch.Tensor,
+                low: torch.Tensor = low,
+                high: torch.Tensor = high,
+            ) -> None:
+                rows = tokens.rows(output)
+                torch.minimum(low, rows.amin(0), out=low)
+                torch.maximum(high, rows.amax(0), out=high)
+
+            handles.append(junction.norm.register_forward_hook(note))
+        return handles
+
+    def apply(self) -> int:
+        """Move the middle of each range into the biases around it.
+
+        Returns:
+            How many normalizations were centered. 0 for a model whose layers are joined in another
+            way than BERT's, so that it would not be the same function afterwards: it is left as it
+            was.
+        """
+        if not self._junctions:
+            return 0
+        before = self._forward(self._first)
+        middles = [(low + high) / 2 for low, high in zip(self._lows, self._highs, strict=True)]
+        biases = [
+            (bias, bias.detach().clone())
+            for junction in self._junctions
+            for bias in (
+                junction.norm.bias,
+                junction.residual.bias,
+                *(reader.bias for reader in junction.readers),
+            )
+        ]
+        with torch.no_grad():
+            for junction, middle in zip(self._junctions, middles, strict=True):
+                junction.norm.bias.sub_(middle)
+                for reader in junction.readers:
+                    reader.bias.add_(reader.weight @ middle)
+                junction.residual.bias.add_(middle)
+        if same_function(before, self._forward(self._first)):
+            return len(self._junctions)
+        for bias, value in biases:
+            bias.data = value
         return 0
-    middles = _middles(model, batches, [junction.norm for junction in junctions])
-    biases = [
-        (bias, bias.detach().clone())
-        for junction in junctions
-        for bias in (
-            junction.norm.bias,
-            junction.residual.bias,
-            *(reader.bias for reader in junction.readers),
-        )
-    ]
-    with torch.no_grad():
-        for junction, middle in zip(junctions, middles, strict=True):
-            junction.norm.bias.sub_(middle)
-            for reader in junction.readers:
-                reader.bias.add_(reader.weight @ middle)
-            junction.residual.bias.add_(middle)
-    if same_function(before, forward(batches[0])):
-        return len(junctions)
-    for bias, value in biases:
-        bias.data = value
-    return 0
 
 
 def _junctions(model: PreTrainedModel, batch: Batch) -> list[_Junction]:
@@ -122,38 +152,10 @@ def _calls(model: PreTrainedModel, batch: Batch) -> list[_Call]:
         for module in model.modules()
         if isinstance(module, (nn.Linear, nn.LayerNorm))
     ]
-    torch_forward(model)(batch)
-    for handle in handles:
-        handle.remove()
+    with hooked(handles):
+        torch_forward(model)(batch)
     return calls
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape
-
-
-def _middles(
-    model: PreTrainedModel, batches: list[Batch], norms: list[nn.LayerNorm]
-) -> list[torch.Tensor]:
-    """For each normalization the middle of each channel's range, float32 of shape (channels,)."""
-    lows = [torch.full_like(norm.bias, torch.inf) for norm in norms]
-    highs = [torch.full_like(norm.bias, -torch.inf) for norm in norms]
-    handles = []
-    for norm, low, high in zip(norms, lows, highs, strict=True):
-
-        def note(
-            _: nn.Module,
-            __: tuple[torch.Tensor, ...],
-            output: torch.Tensor,
-            low: torch.Tensor = low,
-            high: torch.Tensor = high,
-        ) -> None:
-            torch.minimum(low, output.flatten(end_dim=-2).amin(0), out=low)
-            torch.maximum(high, output.flatten(end_dim=-2).amax(0), out=high)
-
-        handles.append(norm.register_forward_hook(note))
-    for batch in batches:
-        torch_forward(model)(batch)
-    for handle in handles:
-        handle.remove()
-    return [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]

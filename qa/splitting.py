@@ -10,64 +10,77 @@ Splitting"). The model is a plain one, of wider feed-forward layers. Knows nothi
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from qa.checkpoints import torch_forward
-from qa.features import Window, pad
+from qa.features import WindowSet
 from qa.logits import same_function
+from qa.observing import Handle, Tokens
 
 
-def split_outlier_channels(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, copies: int
-) -> int:
-    """Add `copies` channels to each feed-forward layer of `model`, in place.
+class ChannelSplitting:
+    """Adds channels to each feed-forward layer of a model, in place: copies of outliers.
 
     Each copy goes to the channel whose largest activation times its largest outgoing weight,
     divided by the copies it has, is the highest: a product that SmoothQuant's scaling, which moves
     a factor from the one to the other, leaves as it is.
-
-    Args:
-        windows: calibration set, one forward pass each.
-        copies: channels to add.
-
-    Returns:
-        How many feed-forward layers were widened. 0 where they cannot be told from the model's
-        other layers, or are not of two linear layers and a function of each channel between them:
-        the model is left as it was.
     """
-    layers = _feed_forward_layers(model)
-    if not layers:
+
+    def __init__(self, model: PreTrainedModel, windows: WindowSet, copies: int) -> None:
+        """Find the feed-forward layers.
+
+        Args:
+            windows: of which the first passes.
+            copies: channels to add.
+        """
+        self._model, self._copies = model, copies
+        self._forward, self._first = torch_forward(model), windows.pad([0])
+        self._layers = _feed_forward_layers(model)
+        self._largest = [
+            torch.zeros(second.in_features, device=model.device) for _, second in self._layers
+        ]
+
+    def watch(self, tokens: Tokens) -> list[Handle]:
+        """Put on hooks that note the largest activation of each channel."""
+        handles: list[Handle] = []
+        for largest, (_, second) in zip(self._largest, self._layers, strict=True):
+
+            def note(
+                _: nn.Module, inputs: tuple[torch.Tensor], seen: torch.Tensor = largest
+            ) -> None:
+                torch.maximum(seen, tokens.rows(inputs[0]).abs().amax(0), out=seen)
+
+            handles.append(second.register_forward_pre_hook(note))
+        return handles
+
+    def apply(self) -> int:
+        """Split the channels that stand out.
+
+        Returns:
+            How many feed-forward layers were widened. 0 where they cannot be told from the model's
+            other layers, or are not of two linear layers and a function of each channel between
+            them: the model is left as it was.
+        """
+        if not self._layers:
+            return 0
+        before = self._forward(self._first)
+        parameters = [(first.weight, first.bias, second.weight) for first, second in self._layers]
+        with torch.no_grad():
+            for largest, (first, second) in zip(self._largest, self._layers, strict=True):
+                products = largest * second.weight.abs().amax(dim=0)
+                _split(first, second, _shares(products.tolist(), self._copies))
+        if same_function(before, self._forward(self._first)):
+            setattr(self._model.config, _size_key(self._model), self._layers[0][1].in_features)
+            return len(self._layers)
+        for (first, second), (weight, bias, second_weight) in zip(
+            self._layers, parameters, strict=True
+        ):
+            first.weight, first.bias, second.weight = weight, bias, second_weight
+            first.out_features = second.in_features = len(bias)
         return 0
-    largest = [torch.zeros(second.in_features, device=model.device) for _, second in layers]
-    handles = []
-    for seen, (_, second) in zip(largest, layers, strict=True):
-
-        def note(_: nn.Module, inputs: tuple[torch.Tensor], seen: torch.Tensor = seen) -> None:
-            torch.maximum(seen, inputs[0].abs().flatten(end_dim=-2).amax(0), out=seen)
-
-        handles.append(second.register_forward_pre_hook(note))
-    forward = torch_forward(model)
-    before = forward(pad([windows[0]], pad_token_id))
-    for window in windows[1:]:
-        forward(pad([window], pad_token_id))
-    for handle in handles:
-        handle.remove()
-    parameters = [(first.weight, first.bias, second.weight) for first, second in layers]
-    with torch.no_grad():
-        for seen, (first, second) in zip(largest, layers, strict=True):
-            products = seen * second.weight.abs().amax(dim=0)
-            _split(first, second, _shares(products.tolist(), copies))
-    if same_function(before, forward(pad([windows[0]], pad_token_id))):
-        setattr(model.config, _size_key(model), layers[0][1].in_features)
-        return len(layers)
-    for (first, second), (weight, bias, second_weight) in zip(layers, parameters, strict=True):
-        first.weight, first.bias, second.weight = weight, bias, second_weight
-        first.out_features = second.in_features = len(bias)
-    return 0
 
 
 def _shares(products: list[float], copies: int) -> list[int]:

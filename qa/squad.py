@@ -13,11 +13,13 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qa.errors import NAMED, UserError, listed, shown
 from qa.outputs import whole_file
 from qa.records import lines_records, read_records
+
+T = TypeVar("T")
 
 AT_INTAKE = "fix it, or leave such questions out: set dataset.on_bad_answer=drop"
 """What to do about faults in what a person brought."""
@@ -136,8 +138,8 @@ def write_faults(path: Path, faults: Mapping[str, Sequence[Fault]]) -> None:
                 out.write(json.dumps({"split": split, **asdict(fault)}) + "\n")
 
 
-def subset(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
-    """Draw `count` examples without replacement, kept in their order; all of them for None."""
+def subset(examples: Sequence[T], count: int | None, seed: int) -> list[T]:
+    """Draw `count` examples, or their numbers, without replacement, in their order; None: all."""
     if count is None or count >= len(examples):
         return list(examples)
     draw = random.Random(seed)  # noqa: S311  # no secret depends on it

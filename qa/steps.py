@@ -7,7 +7,7 @@ The models learn nothing that is kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from qa.account import four_digits
 from qa.checkpoints import load_model
-from qa.features import Window, pad
+from qa.features import WindowSet
 from qa.processor import has_bf16
 from qa.quantization import fast_quantizers, load_quantized
 from qa.training import runs_in_bf16
@@ -25,8 +25,12 @@ BATCH_SIZE = 16
 LENGTH = 192
 
 
+def _near(length: int) -> tuple[bool, int]:
+    return length <= LENGTH, -abs(length - LENGTH)
+
+
 def step_seconds(
-    checkpoint: Path, calibrated: Path, windows: Sequence[Window], pad_token_id: int, steps: int
+    checkpoint: Path, calibrated: Path, windows: WindowSet, steps: int
 ) -> dict[str, float]:
     """Time a training step of each kind, on the CPU, on a batch of 16 windows of about 192 tokens.
 
@@ -44,15 +48,16 @@ def step_seconds(
     if steps == 0:
         return {}
     # The longest that fit, or else the shortest there are.
-    fitting = sorted(windows, key=lambda w: (len(w) <= LENGTH, -abs(len(w) - LENGTH)))[-BATCH_SIZE:]
-    batch = {key: torch.from_numpy(a) for key, a in pad(fitting, pad_token_id).items()}
+    order = sorted(range(len(windows)), key=lambda i: _near(windows.lengths[i]))
+    fitting = windows.take(order[-BATCH_SIZE:])
+    batch = {key: torch.from_numpy(a) for key, a in fitting.pad().items()}
     positions = torch.zeros(len(fitting), dtype=torch.long)
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         fine_tuned, _ = load_model(checkpoint, dropout=False)
         native = load_quantized(calibrated)
         stack.enter_context(fast_quantizers(native))
-        bf16 = has_bf16() and runs_in_bf16(fine_tuned, fitting[0], pad_token_id)
+        bf16 = has_bf16() and runs_in_bf16(fine_tuned, fitting[:1])
         models = {
             "fine-tuning": fine_tuned,
             "QAT, NNCF's operators": load_quantized(calibrated),

@@ -12,22 +12,20 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from dvclive import Live
 from safetensors.torch import load_model, save_model
 from torch.nn import functional
-from torch.utils.data import Sampler
-from tqdm import tqdm
+from torch.utils.data import Dataset, Sampler
 from transformers import (
     PreTrainedModel,
-    ProgressCallback,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -37,18 +35,14 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 
-from qa.checkpoints import WEIGHTS_FILE, torch_forward
+from qa.checkpoints import WEIGHTS_FILE
 from qa.errors import UserError
-from qa.features import Window, pad
-from qa.logits import Logits, run_windows
+from qa.features import LabelledWindows, Window, WindowSet
+from qa.logits import Logits
 from qa.outputs import hash_file, whole_file, write_json
 from qa.params import Finetune, Train
 from qa.processor import has_bf16
-from qa.squad import Example
-
-CHECKPOINTS = Path("models/checkpoints")
-"""Where unfinished training keeps its checkpoints: outside every stage's outputs, because DVC
-removes those before it runs a stage. Emptied when the training ends."""
+from qa.progress import progress
 
 SEAL = "hashes.json"
 """The hash of each file of a checkpoint, written when all are there: without it, or with another
@@ -62,7 +56,7 @@ LOGGED = ("loss", "learning_rate")
 
 
 @dataclass(frozen=True)
-class TrainingWindow:
+class _Item:
     """A window, the tokens of its answer and, when there is a teacher, what that says of it."""
 
     window: Window
@@ -71,16 +65,23 @@ class TrainingWindow:
     teacher: Logits | None
 
 
-def label_windows(
-    windows: Sequence[Window], examples: Sequence[Example], teacher: Sequence[Logits] | None = None
-) -> list[TrainingWindow]:
-    """Label each window with its example's first answer, or `[CLS]` when that is not inside."""
-    labelled = []
-    for i, window in enumerate(windows):
-        answers = examples[window.example].answers
-        start, end = window.locate(answers[0]) if answers else (0, 0)
-        labelled.append(TrainingWindow(window, start, end, teacher[i] if teacher else None))
-    return labelled
+@dataclass(frozen=True)
+class _TrainingSet(Dataset[_Item]):
+    """Labelled windows and the teacher's logits of each, one item at a time."""
+
+    labelled: LabelledWindows
+    teacher: Sequence[Logits] | None
+
+    def __len__(self) -> int:
+        return len(self.labelled.windows)
+
+    def __getitem__(self, index: int) -> _Item:
+        return _Item(
+            self.labelled.windows[index],
+            int(self.labelled.starts[index]),
+            int(self.labelled.ends[index]),
+            None if self.teacher is None else self.teacher[index],
+        )
 
 
 def use_bf16(params: Finetune | Train) -> bool:
@@ -105,11 +106,10 @@ def can_bf16() -> bool:
     return has_bf16()
 
 
-def runs_in_bf16(model: PreTrainedModel, window: Window, pad_token_id: int) -> bool:
+def runs_in_bf16(model: PreTrainedModel, windows: WindowSet) -> bool:
     """Whether a model computes a window under BF16 autocast; DeBERTa's first version does not."""
     batch = {
-        key: torch.from_numpy(array).to(model.device)
-        for key, array in pad([window], pad_token_id).items()
+        key: torch.from_numpy(array).to(model.device) for key, array in windows.pad([0]).items()
     }
     training = model.training
     model.eval()  # without dropout, which would draw random numbers
@@ -125,13 +125,13 @@ def runs_in_bf16(model: PreTrainedModel, window: Window, pad_token_id: int) -> b
 
 def train(
     model: PreTrainedModel,
-    pad_token_id: int,
-    windows: Sequence[TrainingWindow],
+    labelled: LabelledWindows,
     params: Finetune | Train,
     *,
     epochs: float,
     checkpoints: Path,
     logs: Path,
+    teacher: Sequence[Logits] | None = None,
     distillation_weight: float = 0.0,
     distillation_temperature: float = 1.0,
 ) -> None:
@@ -139,26 +139,29 @@ def train(
 
     The loss is (1 - w) times the cross-entropy of the start and end tokens plus w times the
     divergence of the student's start and end distributions from the teacher's, both softened by
-    the temperature T and the divergence scaled by T squared (Hinton et al., 2015, section 2).
+    the temperature T and the divergence scaled by T squared (Hinton et al., 2015, section 2). With
+    a w of 1 the answers are not looked at.
 
     Args:
-        windows: the training set; with a distillation weight above 0, with the teacher's logits.
+        labelled: the training set.
         params: learning rate, batch size, schedule, precision and seed.
-        epochs: passes over the training set; `params.max_steps`, when set, counts instead.
-        checkpoints: folder of this run's checkpoints, removed when the training ends.
+        epochs: passes over the training set; `params.max_steps`, when set, counts instead. None
+            for 0, which leaves the model as it is and an empty log.
+        checkpoints: folder of this run's checkpoints.
         logs: folder for DVCLive's plots of loss and learning rate.
+        teacher: logits of each window, for a w above 0.
 
     Raises:
         UserError: a batch does not fit into memory, or BF16 is asked for where there is none.
     """
+    if epochs == 0:
+        _log_no_steps(logs)
+        return
     keep = checkpoints / "trainer"
     last = _last_checkpoint(keep)
-    for stale in checkpoints.parent.glob("*") if checkpoints.parent.exists() else ():
-        if stale != checkpoints:
-            shutil.rmtree(stale)
     bf16 = use_bf16(params)
     if bf16 and params.precision == "auto":
-        bf16 = runs_in_bf16(model, windows[0].window, pad_token_id)
+        bf16 = runs_in_bf16(model, labelled.windows)
         if not bf16:
             kind = model.config.model_type
             print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
@@ -185,29 +188,21 @@ def train(
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],
+            disable_tqdm=True,  # for a bar of our own
         ),
-        data_collator=_Collator(pad_token_id),
-        train_dataset=list(windows),
+        data_collator=_Collator(labelled.windows.pad_token_id, distillation_weight < 1),
+        train_dataset=_TrainingSet(labelled, teacher if distillation_weight > 0 else None),
         callbacks=[_LiveCallback(logs), _SealCallback()],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
-    with _bar_closed(trainer), _memory_named(type(params).__name__.lower(), params.batch_size):
+    section = type(params).__name__.lower()
+    with _memory_named(section, params.batch_size), ExitStack() as stack:
+        trainer.add_callback(_BarCallback(section, stack))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
-
-
-@contextmanager
-def _bar_closed(trainer: Trainer) -> Iterator[None]:
-    """End the line of the Trainer's progress bar, whatever breaks off: an error has its own."""
-    try:
-        yield
-    except BaseException:
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
-                callback.training_bar.close()
-        raise
+    extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
 
 
 @contextmanager
@@ -223,32 +218,6 @@ def _memory_named(section: str, batch_size: int) -> Iterator[None]:
             f"params.yaml: {section}.batch_size: found {batch_size}; memory ran out on the longest"
             " windows: lower it, or windows.max_length"
         ) from None
-
-
-def teacher_logits(
-    model: PreTrainedModel, windows: Sequence[Window], pad_token_id: int, checkpoints: Path
-) -> list[Logits]:
-    """The teacher's logits of each window, computed once and kept beside the run's checkpoints.
-
-    Args:
-        checkpoints: folder of the run, which must be named after teacher and windows.
-    """
-    file = checkpoints / "teacher.npz"
-    try:
-        both = np.load(file)["both"]  # a zip archive, whose checksum tells what is not whole
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-        with tqdm(total=windows[-1].example + 1, desc="teacher", unit="question") as bar:
-            computed = run_windows(torch_forward(model), windows, pad_token_id, bar.update)
-        both = np.concatenate([np.stack([logits.start, logits.end]) for logits in computed], axis=1)
-        with whole_file(file) as partial, partial.open("wb") as out:
-            np.savez(out, both=both)
-    stops = np.cumsum([len(window) for window in windows])
-    return [Logits(start, end) for start, end in np.split(both, stops[:-1], axis=1)]
-
-
-def clear_checkpoints(checkpoints: Path) -> None:
-    """Remove the checkpoints of a run whose output is written."""
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
@@ -298,17 +267,19 @@ class _Collator:
     """Training windows to tensors: what the model takes, and the teacher's logits beside it."""
 
     pad_token_id: int
+    with_answers: bool
 
-    def __call__(self, items: list[TrainingWindow]) -> dict[str, torch.Tensor]:
-        arrays = pad([item.window for item in items], self.pad_token_id)
+    def __call__(self, items: list[_Item]) -> dict[str, torch.Tensor]:
+        arrays = WindowSet([item.window for item in items], self.pad_token_id).pad()
         batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        batch["start_positions"] = torch.tensor([item.start_position for item in items])
-        batch["end_positions"] = torch.tensor([item.end_position for item in items])
+        if self.with_answers:
+            batch["start_positions"] = torch.tensor([item.start_position for item in items])
+            batch["end_positions"] = torch.tensor([item.end_position for item in items])
         if items[0].teacher is not None:
             for side in ("start", "end"):
                 padded = torch.zeros(batch["input_ids"].shape)
                 for row, item in enumerate(items):
-                    padded[row, : len(item.window)] = torch.from_numpy(getattr(item.teacher, side))
+                    padded[row, : len(item.window)] = torch.tensor(getattr(item.teacher, side))
                 batch[f"teacher_{side}_logits"] = padded
         return batch
 
@@ -320,7 +291,7 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     distillation_temperature = 1.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(item.window) for item in self.train_dataset]
+        lengths = self.train_dataset.labelled.windows.lengths
         return _LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -349,7 +320,7 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             if f"teacher_{side}_logits" in inputs
         }
         outputs = model(**inputs)
-        loss = outputs.loss
+        loss = outputs.loss  # none without answers
         if self.distillation_weight > 0:
             padding = inputs["attention_mask"] == 0
             divergence = sum(
@@ -358,7 +329,8 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 )
                 for side, logits in teacher.items()
             )
-            loss = (1 - self.distillation_weight) * loss + self.distillation_weight * divergence / 2
+            taught = self.distillation_weight * divergence / 2
+            loss = taught if loss is None else (1 - self.distillation_weight) * loss + taught
         return (loss, outputs) if return_outputs else loss
 
 
@@ -382,7 +354,7 @@ def _divergence(
     )
 
 
-def log_no_steps(folder: Path) -> None:
+def _log_no_steps(folder: Path) -> None:
     """Write what DVCLive would of a training of no steps: plots that load, and hold no points."""
     write_json(folder / "metrics.json", {"step": 0})
     for name in LOGGED:
@@ -433,6 +405,25 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
         for name in LOGGED:
             self.live.log_metric(name, entry[name])
         self.live.make_summary()
+
+
+class _BarCallback(TrainerCallback):  # type: ignore[misc]
+    """Shows the steps that are done, until `stack` ends."""
+
+    def __init__(self, description: str, stack: ExitStack) -> None:
+        self.description, self.stack = description, stack
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        shown = progress(self.description, state.max_steps, "step", state.global_step)
+        self.bar = self.stack.enter_context(shown)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.bar.update(1)
 
 
 class _SealCallback(TrainerCallback):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 python scripts/checkpoints.py watch      every 30 s, and once more when it is told to end
 python scripts/checkpoints.py restore    fetches the newest checkpoint of every run
+python scripts/checkpoints.py remove     removes all that lie here, and says how large they were
 A checkpoint is whole with its hashes.json (`qa.training.SEAL`), which is written, and sent, last.
 """
 
@@ -23,24 +24,38 @@ from qa.errors import UserError, run
 from qa.outputs import whole_file, whole_folder
 from qa.remote import open_remote, open_repo
 from qa.storage import one_line
+from qa.unfinished import UNFINISHED, remove_run, unfinished_runs
 
-CHECKPOINTS = Path("models/checkpoints")
 PREFIX = "checkpoints/"
 INTERVAL = 30.0  # seconds
 LAST = "hashes.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Mirror checkpoints to the container.")
-    parser.add_argument("what", choices=["watch", "restore"])
+    parser = argparse.ArgumentParser(description="Unfinished training, here and in the container.")
+    parser.add_argument("what", choices=["watch", "restore", "remove"])
     what = parser.parse_args().what
+    if what == "remove":
+        remove()
+        return
     with open_repo() as repo:
         client = open_remote(repo)
     if what == "restore":
         with one_line(client, "read from"):
-            print(f"{restore(client)} checkpoints restored")
+            print(f"{restore(client)} unfinished runs restored")
     else:
         watch(client)
+
+
+def remove() -> None:
+    """Remove the unfinished runs that lie here, but those that are going on."""
+    runs = unfinished_runs()
+    for folder in runs:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        done = "removed" if remove_run(folder) else "it is going on, and stays"
+        print(f"{folder}: {size / 1e6:.1f} MB, {done}")
+    if not runs:
+        print(f"{UNFINISHED}: no unfinished runs")
 
 
 def watch(client: ContainerClient) -> None:
@@ -70,8 +85,8 @@ def mirror(client: ContainerClient, ours: set[str]) -> None:
     """
     there = {blob.name: blob.size for blob in client.list_blobs(name_starts_with=PREFIX)}
     here: set[str] = set()
-    for run_folder in sorted(CHECKPOINTS.glob("*/*")):
-        name = run_folder.relative_to(CHECKPOINTS).as_posix()
+    for run_folder in unfinished_runs():
+        name = run_folder.relative_to(UNFINISHED).as_posix()
         for file in _whole_files(run_folder):
             blob = f"{PREFIX}{name}/{file.relative_to(run_folder).as_posix()}"
             here.add(blob)
@@ -98,26 +113,30 @@ def _whole_files(run_folder: Path) -> list[Path]:
 
 
 def restore(client: ContainerClient) -> int:
-    """Fetch the newest whole checkpoint of every run that has none here; how many there were."""
+    """Fetch every run that has nothing here, of its checkpoints the newest whole one.
+
+    Returns:
+        How many runs there were.
+    """
     names = {blob.name.removeprefix(PREFIX) for blob in client.list_blobs(PREFIX)}
     newest: dict[str, Path] = {}
     for path in (Path(name).parent for name in names if name.endswith(f"/{LAST}")):
         run_name = path.parent.parent.as_posix()
         if run_name not in newest or _step(path) > _step(newest[run_name]):
             newest[run_name] = path
-    restored = 0
-    for run_name, checkpoint in sorted(newest.items()):
-        if list((CHECKPOINTS / run_name).glob(f"trainer/checkpoint-*/{LAST}")):
-            continue
-        (CHECKPOINTS / checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(CHECKPOINTS / checkpoint) as partial:
-            for name in sorted(n for n in names if Path(n).parent == checkpoint):
-                _download(client, name, partial / Path(name).name)
+    run_names = {"/".join(Path(name).parts[:2]) for name in names}
+    lacking = sorted(name for name in run_names if not _whole_files(UNFINISHED / name))
+    for run_name in lacking:
+        if run_name in newest:
+            checkpoint = newest[run_name]
+            (UNFINISHED / checkpoint).parent.mkdir(parents=True, exist_ok=True)
+            with whole_folder(UNFINISHED / checkpoint) as partial:
+                for name in sorted(n for n in names if Path(n).parent == checkpoint):
+                    _download(client, name, partial / Path(name).name)
         for name in sorted(n for n in names if Path(n).parent.as_posix() == run_name):
-            with whole_file(CHECKPOINTS / name) as partial:
+            with whole_file(UNFINISHED / name) as partial:
                 _download(client, name, partial)
-        restored += 1
-    return restored
+    return len(lacking)
 
 
 def _step(checkpoint: Path) -> int:

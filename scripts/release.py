@@ -22,7 +22,7 @@ from scmrepo.git import Git
 
 from qa.errors import UserError, reading, run
 from qa.evaluation import check_f1_drop
-from qa.params import read_params
+from qa.params import read_all_params
 from qa.registry import (
     ARTIFACT,
     EVALUATION,
@@ -70,7 +70,7 @@ def _check_clean(scm: Git) -> None:
 
 def _check_gate() -> None:
     file = Path(EVALUATION)
-    params = read_params()
+    params = read_all_params()
     with reading(file, "run `dvc repro` and commit it"):
         metrics = json.loads(file.read_text(encoding="utf-8"))
         if "f1_difference" not in metrics.get("int8", {}):

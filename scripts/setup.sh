@@ -25,11 +25,6 @@ done
 "$found" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$found cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"
 command -v git >/dev/null || fail "git not found; install it (Debian: apt-get install git)"
-command -v "${CXX:-c++}" >/dev/null ||
-  fail "no C++ compiler found, which NNCF builds its CPU kernels with; install one (Debian: apt-get install g++)"
-"$found" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
-  fail "$found has no headers, which NNCF builds its CPU kernels with; install them (Debian: apt-get install python3-dev)"
 
 if ! "$venv/bin/python" -c "$in_range" 2>/dev/null; then
   [ ! -e "$venv" ] || [ -e "$venv/pyvenv.cfg" ] || fail "$venv is there and no virtual environment; move it away"

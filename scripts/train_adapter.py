@@ -29,13 +29,13 @@ from qa.adapter import (
 from qa.checkpoints import torch_forward
 from qa.engine import Engine
 from qa.errors import run
-from qa.features import load_tokenizer, make_windows
+from qa.features import label_windows, load_tokenizer, make_windows
 from qa.intake import build_tokenizer
 from qa.metrics import exact_match_and_f1
-from qa.outputs import fingerprint
 from qa.params import Decoding, Finetune, Windows
 from qa.squad import read_questions
-from qa.training import CHECKPOINTS, clear_checkpoints, label_windows, train
+from qa.training import train
+from qa.unfinished import unfinished
 
 RANK = 16
 ALPHA = 32
@@ -77,18 +77,16 @@ def main() -> None:
     examples = read_questions(arguments.train)
     windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
     print(f"{len(examples)} questions, {len(windows)} windows", flush=True)
-    checkpoints = CHECKPOINTS / "adapter" / fingerprint([RECIPE, WINDOWS], [arguments.train])
-    train(
-        model,
-        tokenizer.pad_token_id,
-        label_windows(windows, examples),
-        RECIPE,
-        epochs=float(RECIPE.epochs),
-        checkpoints=checkpoints,
-        logs=checkpoints / "logs",
-    )
-    save_adapter(arguments.out, model)
-    clear_checkpoints(checkpoints)
+    with unfinished("adapter", [RECIPE, WINDOWS], [arguments.train], others=0) as checkpoints:
+        train(
+            model,
+            label_windows(windows, examples),
+            RECIPE,
+            epochs=float(RECIPE.epochs),
+            checkpoints=checkpoints,
+            logs=checkpoints / "logs",
+        )
+        save_adapter(arguments.out, model)
     size = sum((arguments.out / name).stat().st_size for name in ADAPTER_FILES)
     print(f"{arguments.out}: {size / 1e6:.2f} MB")
 

@@ -14,30 +14,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
-from qa.checkpoints import load_model
+from qa.checkpoints import best_device, load_model
 from qa.errors import run
-from qa.features import load_tokenizer, make_windows
 from qa.outputs import whole_folder
-from qa.params import read_params
+from qa.params import Calibrate, Sections, read_params
 from qa.recipe import left_out, quantize, save
-from qa.squad import read_examples, subset
+from qa.window_files import read_windows
 
-FP32 = Path("models/fp32")
-DATA = Path("data/squad/train.jsonl")
+FP32, WINDOWS = Path("models/fp32"), Path("data/windows/train.arrow")
+
+
+class Params(Sections):
+    calibrate: Calibrate
 
 
 def main() -> None:
-    params = read_params()
+    params = read_params(Params).calibrate
     with whole_folder(Path("models/ptq")) as out:  # held from here: no second run works beside
-        tokenizer = load_tokenizer(FP32)
         model, _ = load_model(FP32, dropout=False)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        examples = subset(read_examples(DATA), params.calibrate.examples, params.calibrate.seed)
-        windows = make_windows(examples, tokenizer, **params.windows.model_dump())
-        model, applied = quantize(model, windows, tokenizer.pad_token_id, params.calibrate)
-        for step in left_out(params.calibrate, applied):
+        model.to(best_device())
+        windows = read_windows(WINDOWS).windows.draw(params.examples, params.seed)
+        model, applied = quantize(model, windows, params)
+        for step in left_out(params, applied):
             print(f"calibrate.{step}: left out, it does not suit a {model.config.model_type}")
         save(out, model, applied, FP32)
 

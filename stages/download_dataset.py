@@ -16,12 +16,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import UserError, run
 from qa.outputs import whole_folder
-from qa.params import read_params
+from qa.params import Dataset, Decoding, Sections, read_params
 from qa.squad import Fault, check_answerable, read_questions, subset, write_examples, write_faults
 
 
+class Params(Sections):
+    dataset: Dataset
+    decoding: Decoding
+
+
 def main() -> None:
-    params = read_params()
+    params = read_params(Params)
     dataset = params.dataset
     files = {"train": dataset.train_file, "validation": dataset.validation_file}
     limits = {

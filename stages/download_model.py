@@ -16,12 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.errors import run
 from qa.intake import build_checkpoint, is_checkpoint_file
 from qa.outputs import whole_folder
-from qa.params import read_params
+from qa.params import Model, Sections, read_params
+
+
+class Params(Sections):
+    model: Model
 
 
 def main() -> None:
-    params = read_params()
-    model = params.model
+    model = read_params(Params).model
     with whole_folder(Path("models/base")) as out:
         if model.name == "minilm-squad":
             from qa.adapter import merge_adapter

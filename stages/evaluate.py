@@ -15,16 +15,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import run
-from qa.params import read_params
+from qa.params import Decoding, Evaluate, Sections, Train, read_params
 
 FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
 
 
+class Params(Sections):
+    decoding: Decoding
+    train: Train
+    evaluate: Evaluate
+
+
 def main() -> None:
     # Here and not above, where the processes of Sessions would import torch for nothing.
-    from tqdm import tqdm
-
-    from qa.engine import Engine
     from qa.evaluation import (
         check_f1_drop,
         compare,
@@ -32,35 +35,32 @@ def main() -> None:
         f1_by_question_word,
         summary,
     )
-    from qa.features import load_tokenizer
     from qa.outputs import whole_file, whole_folder, write_json
+    from qa.progress import progress
     from qa.sessions import Sessions
     from qa.squad import read_examples
+    from qa.window_files import read_windows
 
-    params = read_params()
+    params = read_params(Params)
     trained = params.train.epochs > 0
     examples = read_examples(Path("data/squad/validation.jsonl"))
+    windows = read_windows(Path("data/windows/validation.arrow")).windows
     results = {}
     with whole_folder(Path("data/predictions")) as out:  # held from here: no second run beside
         for name, folder in FOLDERS.items():
-            tokenizer = load_tokenizer(folder)
             with (
                 Sessions(folder, params.evaluate.provider, params.evaluate.precision) as sessions,
-                tqdm(total=len(examples), desc=name, unit="question") as bar,
+                progress(name, len(windows), "window") as bar,
             ):
-                engine = Engine(
-                    sessions.forward,
-                    tokenizer,
-                    params.windows,
-                    params.decoding,
-                    sessions.count,
-                )
                 results[name] = evaluate(
-                    engine,
+                    sessions.forward,
                     examples,
-                    folder / "model.onnx",
-                    params.evaluate.language,
-                    bar.update,
+                    windows,
+                    decoding=params.decoding,
+                    file=folder / "model.onnx",
+                    language=params.evaluate.language,
+                    progress=bar.update,
+                    concurrency=sessions.count,
                 )
         for name, result in results.items():
             texts = (answer.text for answer in result.answers)

@@ -14,52 +14,41 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import reading, run
-from qa.features import load_tokenizer, make_windows
-from qa.outputs import fingerprint, whole_folder
-from qa.params import Windows, read_params
-from qa.squad import read_examples
-from qa.training import (
-    CHECKPOINTS,
-    clear_checkpoints,
-    label_windows,
-    log_no_steps,
-    train,
-)
+from qa.errors import run
+from qa.outputs import whole_folder
+from qa.params import Checkpoints, Finetune, Sections, read_params
+from qa.training import train
+from qa.unfinished import unfinished
+from qa.window_files import read_windows
 
-BASE = Path("models/base")
-DATA = Path("data/squad/train.jsonl")
-WINDOWS = Path("models/windows.json")
+BASE, WINDOWS = Path("models/base"), Path("data/windows/train.arrow")
 LOGS = Path("metrics/finetune")
 
 
+class Params(Sections):
+    finetune: Finetune
+    checkpoints: Checkpoints
+
+
 def main() -> None:
-    params = read_params()
-    with whole_folder(Path("models/fp32")) as out:  # held from here: no second run trains beside
-        tokenizer = load_tokenizer(BASE)
+    params = read_params(Params)
+    kept = params.checkpoints.other_runs
+    with (
+        whole_folder(Path("models/fp32")) as out,  # held from here: no second run trains beside
+        unfinished("finetune", [params.finetune], [BASE, WINDOWS], others=kept) as checkpoints,
+    ):
         model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-        with reading(WINDOWS, "run `dvc repro check_params`"):
-            sizes = Windows.model_validate_json(WINDOWS.read_text(encoding="utf-8"))
         epochs = params.finetune.epochs_for(has_head)
         print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
-        run_name = fingerprint([sizes, params.finetune], [BASE, DATA])
-        checkpoints = CHECKPOINTS / "finetune" / run_name
-        if epochs > 0:
-            examples = read_examples(DATA)
-            windows = make_windows(examples, tokenizer, **sizes.model_dump())
-            train(
-                model,
-                tokenizer.pad_token_id,
-                label_windows(windows, examples),
-                params.finetune,
-                epochs=epochs,
-                checkpoints=checkpoints,
-                logs=LOGS,
-            )
-        else:
-            log_no_steps(LOGS)
+        train(
+            model,
+            read_windows(WINDOWS),
+            params.finetune,
+            epochs=epochs,
+            checkpoints=checkpoints,
+            logs=LOGS,
+        )
         save_checkpoint(out, model, BASE)
-    clear_checkpoints(checkpoints)
 
 
 if __name__ == "__main__":

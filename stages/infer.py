@@ -17,9 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import UserError, run
-from qa.params import read_params
+from qa.params import Decoding, Infer, Sections, Windows, read_params
 
 MODEL = Path("models/onnx/int8")
+
+
+class Params(Sections):
+    windows: Windows
+    decoding: Decoding
+    infer: Infer
 
 
 def main() -> None:
@@ -37,7 +43,7 @@ def main() -> None:
             f"--model: no model.onnx in {arguments.model}; give the folder that"
             " `dvc artifacts get` made"
         )
-    params = read_params()
+    params = read_params(Params)
 
     from qa.answering import answer_csv, answer_one  # slow to import, and not by these mistakes
 

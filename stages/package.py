@@ -18,14 +18,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qa.card import make_card
 from qa.errors import reading, run
 from qa.outputs import whole_folder
-from qa.params import read_params
+from qa.params import Decoding, Evaluate, Sections, Windows, read_params
 
 MODEL, METRICS = Path("models/onnx/int8"), Path("metrics/evaluation.json")
 PACKAGE = Path("models/bert-qa-int8")
 
 
+class Params(Sections):
+    windows: Windows
+    decoding: Decoding
+    evaluate: Evaluate
+
+
 def main() -> None:
-    params = read_params()
+    params = read_params(Params)
     with reading(METRICS, "run `dvc repro evaluate`"):
         metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     with reading(f"{MODEL} or {METRICS}", "remove both and run `dvc repro`"):

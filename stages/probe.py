@@ -1,7 +1,8 @@
-"""Stage probe: two layers of the model's architecture, with random weights, through the pipeline.
+"""Stage probe: the model on its windows, then two of its layers through the pipeline.
 
-What an architecture cannot do is found before the stages that take hours. Writes models/probe.json,
-which they wait for: the same for whatever passes, so that they do not run again.
+What a model or its architecture cannot do is found before the stages that take hours. Writes
+models/windows.json, the windows that the model was seen to read, and models/probe.json, which later
+stages wait for: the same for whatever passes, so that they do not run again.
 """
 
 import signal
@@ -15,17 +16,33 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qa.checkpoints import load_model
 from qa.errors import run
+from qa.features import load_tokenizer
 from qa.outputs import write_json
-from qa.params import read_params
-from qa.probe import probe
+from qa.params import Calibrate, Evaluate, Finetune, Sections, Train, Windows, read_params
+from qa.probe import check_windows, probe
 from qa.recipe import left_out
+from qa.training import use_bf16
 
 BASE = Path("models/base")
 
 
+class Params(Sections):
+    windows: Windows
+    finetune: Finetune
+    calibrate: Calibrate
+    train: Train
+    evaluate: Evaluate
+
+
 def main() -> None:
-    params = read_params()
+    params = read_params(Params)
+    for training in (params.finetune, params.train):
+        use_bf16(training)
+    model, has_head = load_model(BASE, dropout=False)
+    params.finetune.epochs_for(has_head)
+    check_windows(model, load_tokenizer(BASE), params.windows)
     with TemporaryDirectory() as scratch:
         applied = probe(
             BASE,
@@ -36,8 +53,9 @@ def main() -> None:
         )
     for step in left_out(params.calibrate, applied):
         print(f"calibrate.{step}: will be left out, it does not suit the model's architecture")
+    write_json(Path("models/windows.json"), params.windows.model_dump())
     write_json(Path("models/probe.json"), {"passed": True})
-    print("models/base: its architecture goes through the pipeline")
+    print("models/base: reads its windows, and its architecture goes through the pipeline")
 
 
 if __name__ == "__main__":

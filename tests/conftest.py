@@ -43,11 +43,14 @@ SMALL: dict[str, Any] = {
     "evaluate__max_f1_drop": 20.0,
 }
 STAGES = [
+    "digest",
+    "check_params",
     "download_dataset",
     "download_model",
-    "check_params",
     "probe",
+    "tokenize",
     "finetune",
+    "teach",
     "calibrate",
     "train",
     "export",
@@ -136,7 +139,7 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokeni
     )
     model, _ = load_model(tiny_model, dropout=False)
     folder = tmp_path_factory.mktemp("onnx")
-    write_folder(folder, to_onnx(model, windows, tokenizer.pad_token_id, {}), tiny_model)
+    write_folder(folder, to_onnx(model, windows, {}), tiny_model)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import run
-from qa.params import read_params
+from qa.params import read_all_params
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         return forward(self, batch)
 
     Sessions.forward = counted  # type: ignore[method-assign]
-    params = read_params()
+    params = read_all_params()
     answer_csv(Path(model), params.windows, params.decoding, params.infer)
 
 

@@ -208,15 +208,14 @@ def measure(row: Row) -> tuple[float, float]:
         tokenizer,
         **{key.partition("__")[2]: PARAMS[key] for key in PARAMS if key.startswith("windows__")},
     )
-    pad = tokenizer.pad_token_id
     ours, theirs = (
-        run_windows(forward, windows, pad)
+        run_windows(forward, windows)
         for forward in (
             onnx_forward(models / "onnx/int8", "OpenVINOExecutionProvider", "fp32"),
             torch_forward(load_quantized(models / "qat")),
         )
     )
-    seconds = step_seconds(models / "fp32", models / "ptq", windows, pad, steps=7)
+    seconds = step_seconds(models / "fp32", models / "ptq", windows, steps=7)
     share = seconds["QAT, FP32"] / seconds["QAT, NNCF's operators, FP32"]
     return relative_rms(ours, theirs), share
 

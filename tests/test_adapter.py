@@ -39,7 +39,7 @@ def test_merging_changes_no_answer(tmp_path: Path) -> None:
     windows = make_windows(
         examples, tokenizer, max_length=384, doc_stride=128, max_question_length=64
     )
-    ours, theirs = (run_windows(torch_forward(model), windows, 0) for model in (merged, apart))
+    ours, theirs = (run_windows(torch_forward(model), windows) for model in (merged, apart))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.start, b.start, atol=1e-3)
         np.testing.assert_allclose(a.end, b.end, atol=1e-3)

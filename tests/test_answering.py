@@ -23,7 +23,7 @@ import yaml
 from qa import table
 from qa.answering import answer_csv, answer_one
 from qa.errors import UserError
-from qa.params import Params, read_params
+from qa.params import Params, read_all_params
 from qa.squad import read_questions
 from tests.conftest import ROOT
 
@@ -72,7 +72,7 @@ class Place:
         content["infer"] |= {"input": "input.csv", "output": "output.csv", **infer}
         content["windows"] = {"max_length": 96, "doc_stride": 16, "max_question_length": 32}
         (self.folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        return read_params(self.folder / "params.yaml")
+        return read_all_params(self.folder / "params.yaml")
 
     def answer(self, rows: Rows | None = None, **infer: Any) -> bytes:
         """Answer `rows`, or the input as it is, in this process."""
@@ -118,8 +118,9 @@ class Place:
 
 
 def lines(error: str) -> list[str]:
-    """What stands on standard error beside the progress bar."""
-    return [line for line in re.split(r"[\r\n]+", error) if line and "row/s" not in line]
+    """What stands on standard error beside the lines of progress."""
+    progress = re.compile(r"\S+: \d+ of \d+ rows \(\d+%\), ")
+    return [line for line in re.split(r"[\r\n]+", error) if line and not progress.match(line)]
 
 
 @pytest.fixture(scope="module")

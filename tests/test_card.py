@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qa.card import make_card
 from qa.outputs import hash_file
-from qa.params import Decoding, Evaluate, Windows, read_params
+from qa.params import Decoding, Evaluate, Windows, read_all_params
 from qa.workers import in_peers
 from tests.conftest import ROOT, Project
 from tests.peers import answer_of
@@ -75,7 +75,7 @@ def test_the_examples_in_the_card_run(reproduced: Project, monkeypatch: pytest.M
 
 
 def test_two_builds_are_the_same_to_the_byte(reproduced: Project, tmp_path: Path) -> None:
-    params = read_params(reproduced.folder / "params.yaml")
+    params = read_all_params(reproduced.folder / "params.yaml")
     card = make_card(
         reproduced.folder / "models/onnx/int8",
         evaluation(reproduced),

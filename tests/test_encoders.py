@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from qa.checkpoints import load_model, save_checkpoint, torch_forward
 from qa.errors import UserError
-from qa.features import Tokenizer, Window, load_tokenizer, make_windows, pad
+from qa.features import Tokenizer, WindowSet, load_tokenizer, make_windows
 from qa.intake import build_checkpoint
 from qa.logits import relative_rms, run_windows
-from qa.params import read_params
+from qa.params import read_all_params
 from qa.probe import probe, small_config
 from qa.quantization import fast_quantizers
 from qa.recipe import left_out, quantize
@@ -36,7 +36,7 @@ LEFT_OUT = {
     "modernbert": ["shift_channels", "split_channels"],  # no biases, and gates
     "squeezebert": ["shift_channels", "split_channels"],  # convolutions in place of linear layers
 }
-PARAMS = read_params(ROOT / "params.yaml")
+PARAMS = read_all_params(ROOT / "params.yaml")
 
 
 def taken_in(kind: str, folder: Path, tokenizer: Tokenizer, tokenizer_folder: Path) -> Path:
@@ -86,7 +86,7 @@ def test_the_page_has_every_architecture() -> None:
     assert not refused & {*FIRST}
 
 
-def windows_of(model: PreTrainedModel, tokenizer: Tokenizer) -> list[Window]:
+def windows_of(model: PreTrainedModel, tokenizer: Tokenizer) -> WindowSet:
     types = "token_type_ids" in inspect.signature(type(model).forward).parameters
     read = replace(tokenizer, has_token_types=types, model_max_length=128)
     examples = [
@@ -108,11 +108,11 @@ def test_fast_quantizers_are_the_same_function_and_train(kind: str, tokenizer: T
     model = tiny(kind, tokenizer.backend.get_vocab_size())
     make_traceable(model)
     windows = windows_of(model, tokenizer)
-    model, _ = quantize(model, windows, 0, PARAMS.calibrate)
-    quantized = run_windows(torch_forward(model), windows, 0)
+    model, _ = quantize(model, windows, PARAMS.calibrate)
+    quantized = run_windows(torch_forward(model), windows)
     with fast_quantizers(model):
-        batch = {key: torch.from_numpy(array) for key, array in pad(windows[:2], 0).items()}
-        assert relative_rms(run_windows(torch_forward(model), windows, 0), quantized) < 0.05
+        batch = {key: torch.from_numpy(array) for key, array in windows[:2].pad().items()}
+        assert relative_rms(run_windows(torch_forward(model), windows), quantized) < 0.05
         ends = torch.tensor([12, 13])
         loss = model.train()(**batch, start_positions=ends - 2, end_positions=ends).loss
         loss.backward()
@@ -128,7 +128,7 @@ def test_training_falls_back_to_fp32_where_a_model_has_no_bf16(
     kind: str, runs: bool, tokenizer: Tokenizer
 ) -> None:
     model = tiny(kind, tokenizer.backend.get_vocab_size()).train()
-    assert runs_in_bf16(model, windows_of(model, tokenizer)[0], 0) == runs
+    assert runs_in_bf16(model, windows_of(model, tokenizer)) == runs
     assert model.training
 
 
@@ -139,6 +139,6 @@ def test_a_probe_is_small(tiny_model: Path, tmp_path: Path, tokenizer_folder: Pa
     save_checkpoint(tmp_path, model, tokenizer_folder)
     tokenizer = load_tokenizer(tmp_path)
     windows = windows_of(model, tokenizer)
-    config = small_config(tmp_path, windows, tokenizer.pad_token_id)
+    config = small_config(tmp_path, windows)
     assert (config.num_hidden_layers, config.hidden_size) == (2, 64)
     assert max(max(window.input_ids) for window in windows) < config.vocab_size < 20_000

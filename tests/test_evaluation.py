@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from qa.engine import Reading
+from qa.checkpoints import load_model, torch_forward
+from qa.engine import Engine, Reading
 from qa.evaluation import (
     Results,
     bootstrap_interval,
     compare,
+    evaluate,
     f1_by_question_word,
     question_word,
     same_answers,
     summary,
 )
+from qa.features import WindowSet, make_windows
 from qa.logits import Logits
 from qa.metrics import score_each
+from qa.params import Decoding, Windows
 from qa.spans import Answer
-from qa.squad import Example, Span
+from qa.squad import Example, Span, read_questions
+from tests.conftest import ROOT
 
 CONTEXT = "north London"
 EXAMPLES = [
@@ -45,7 +51,7 @@ def results(folder: Path, count: int = 4) -> dict[str, Results]:
     for name, size in (("fp32", 4_000_000), ("int8", 1_000_000)):
         (folder / name).write_bytes(b"x" * size)
         made[name] = Results(
-            Reading(EXAMPLES[:count], [], LOGITS[name][:count]),
+            Reading(EXAMPLES[:count], WindowSet([], 0), LOGITS[name][:count]),
             ANSWERS[name][:count],
             score_each(EXAMPLES[:count], ANSWERS[name][:count]),
             folder / name,
@@ -88,6 +94,34 @@ def test_metrics_side_by_side(tmp_path: Path) -> None:
     }
     assert "INT8, QAT" in summary(metrics, trained=True)
     assert "NoAns_f1" not in compare(results(tmp_path, count=2))["fp32"]
+
+
+def test_a_data_set_is_answered_as_a_table_is(
+    tmp_path: Path, tiny_model: Path, tokenizer: Any
+) -> None:
+    """Of windows that lie there already, and with the progress of windows."""
+    sizes = Windows(max_length=96, doc_stride=16, max_question_length=32)
+    decoding = Decoding(
+        max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
+    )
+    examples = read_questions(ROOT / "data/sample/validation.json")[:12]
+    windows = make_windows(examples, tokenizer, **sizes.model_dump())
+    assert len(windows) > len(examples)
+    forward = torch_forward(load_model(tiny_model, dropout=False)[0])
+    finished: list[int] = []
+    result = evaluate(
+        forward,
+        examples,
+        windows,
+        decoding=decoding,
+        file=tmp_path / "model.onnx",
+        language="en",
+        progress=finished.append,
+    )
+    assert sum(finished) == len(windows)
+    assert result.answers == Engine(forward, tokenizer, sizes, decoding).answer(examples)
+    assert result.scores == score_each(examples, result.answers)
+    assert result.reading.windows is windows
 
 
 def test_the_interval_is_the_bootstrap_s() -> None:

@@ -20,7 +20,7 @@ from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.errors import UserError
 from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
-from qa.features import Window, make_windows
+from qa.features import WindowSet, make_windows
 from qa.logits import run_windows
 from qa.outputs import hash_file
 from qa.overflow import widen_ranges
@@ -57,7 +57,7 @@ EXAMPLES = read_questions(ROOT / "data/sample/validation.json")[:12]
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer: Any) -> list[Window]:
+def windows(tokenizer: Any) -> WindowSet:
     return make_windows(EXAMPLES, tokenizer, **WINDOWS.model_dump())
 
 
@@ -65,38 +65,38 @@ def windows(tokenizer: Any) -> list[Window]:
 def quantized(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_model: Path,
-    windows: list[Window],
+    windows: WindowSet,
 ) -> Path:
     folder = tmp_path_factory.mktemp("qat")
     save_quantized(folder, calibrated(tiny_model, windows), tiny_model)
     return folder
 
 
-def calibrated(folder: Path, windows: list[Window]) -> PreTrainedModel:
-    model = calibrate(load_model(folder, dropout=False)[0], windows[:8], 0, CALIBRATE)
-    widen_ranges(model, windows[0], 0)
+def calibrated(folder: Path, windows: WindowSet) -> PreTrainedModel:
+    model = calibrate(load_model(folder, dropout=False)[0], windows[:8], CALIBRATE)
+    widen_ranges(model, windows)
     return model
 
 
 @pytest.fixture(scope="module")
 def onnx_folder(
-    tmp_path_factory: pytest.TempPathFactory, quantized: Path, windows: list[Window]
+    tmp_path_factory: pytest.TempPathFactory, quantized: Path, windows: WindowSet
 ) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
     model = load_quantized(quantized)
-    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {"made_from": "a test"})
+    graph = to_onnx(strip(model, windows), windows[:2], {"made_from": "a test"})
     write_folder(folder, graph, quantized)
     return folder
 
 
 def test_a_quantized_model_comes_back_as_it_was(
-    tiny_model: Path, quantized: Path, windows: list[Window]
+    tiny_model: Path, quantized: Path, windows: WindowSet
 ) -> None:
-    before = run_windows(torch_forward(calibrated(tiny_model, windows)), windows, 0)
-    after = run_windows(torch_forward(load_quantized(quantized)), windows, 0)
+    before = run_windows(torch_forward(calibrated(tiny_model, windows)), windows)
+    after = run_windows(torch_forward(load_quantized(quantized)), windows)
     assert all(np.array_equal(a.start, b.start) for a, b in zip(before, after, strict=True))
     plain, _ = load_model(tiny_model, dropout=False)
-    fp32 = run_windows(torch_forward(plain), windows, 0)
+    fp32 = run_windows(torch_forward(plain), windows)
     assert not np.array_equal(fp32[0].start, after[0].start)
 
 
@@ -127,16 +127,16 @@ def test_a_truncated_quantized_model_is_one_line(
 
 
 def test_fast_quantizers_compute_the_same_and_give_place(
-    quantized: Path, windows: list[Window]
+    quantized: Path, windows: WindowSet
 ) -> None:
     """The fast quantizers beside NNCF's: the same steps, but for ties in rounding."""
     model = load_quantized(quantized)
     names = list(model.state_dict())
-    before = run_windows(torch_forward(model), windows[:4], 0)
+    before = run_windows(torch_forward(model), windows[:4])
     with fast_quantizers(model):
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        inside = run_windows(torch_forward(model), windows[:4], 0)
-    after = run_windows(torch_forward(model), windows[:4], 0)
+        inside = run_windows(torch_forward(model), windows[:4])
+    after = run_windows(torch_forward(model), windows[:4])
     for a, b, c in zip(before, inside, after, strict=True):
         assert np.array_equal(a.start, c.start)
         assert np.abs(a.start - b.start).mean() < 0.05 * np.abs(a.start).mean()
@@ -149,7 +149,7 @@ def test_fast_quantizers_compute_the_same_and_give_place(
 
 
 def test_attention_is_left_in_floating_point_unless_asked_for(
-    tiny_model: Path, quantized: Path, windows: list[Window]
+    tiny_model: Path, quantized: Path, windows: WindowSet
 ) -> None:
     """The queries and keys of each layer lose their quantizers; inputs of linear layers do not."""
 
@@ -159,7 +159,7 @@ def test_attention_is_left_in_floating_point_unless_asked_for(
     everywhere = activations(load_quantized(quantized))
     model, _ = load_model(tiny_model, dropout=False)
     params = CALIBRATE.model_copy(update={"quantize_attention": False})
-    left = activations(calibrate(model, windows[:8], 0, params))
+    left = activations(calibrate(model, windows[:8], params))
     assert left < everywhere
     layers = model.config.num_hidden_layers
     assert {name.rpartition("/")[0] for name in everywhere - left} == {
@@ -213,18 +213,18 @@ def test_onnx_answers_as_torch_does(
 
 
 def test_the_graph_is_checked_against_torch(
-    quantized: Path, tiny_model: Path, windows: list[Window]
+    quantized: Path, tiny_model: Path, windows: WindowSet
 ) -> None:
     model = load_quantized(quantized)
-    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
-    assert relative_difference(graph, model, windows, 0) < 0.05
+    graph = to_onnx(strip(model, windows), windows[:2], {})
+    assert relative_difference(graph, model, windows) < 0.05
     plain, _ = load_model(tiny_model, dropout=False)
-    fp32 = to_onnx(plain, windows[:2], 0, {})
-    assert relative_difference(fp32, plain, windows, 0) < 1e-5
+    fp32 = to_onnx(plain, windows[:2], {})
+    assert relative_difference(fp32, plain, windows) < 1e-5
     torch.manual_seed(5)
     with torch.no_grad():
         plain.qa_outputs.weight.normal_()
-    other = relative_difference(fp32, plain, windows, 0)
+    other = relative_difference(fp32, plain, windows)
     assert other > 0.5
     with pytest.raises(UserError, match="models/onnx/fp32: the ONNX model differs"):
         check_same(Path("models/onnx/fp32"), other, 1e-4)
@@ -233,7 +233,7 @@ def test_the_graph_is_checked_against_torch(
 
 
 def test_batch_and_length_are_dynamic(
-    onnx_folder: Path, quantized: Path, tokenizer: Any, windows: list[Window]
+    onnx_folder: Path, quantized: Path, tokenizer: Any, windows: WindowSet
 ) -> None:
     forward = onnx_forward(onnx_folder, "CPUExecutionProvider", "fp32")
     model = torch_forward(load_quantized(quantized))
@@ -241,7 +241,7 @@ def test_batch_and_length_are_dynamic(
         EXAMPLES[:1], tokenizer, max_length=48, doc_stride=8, max_question_length=16
     )
     for some in (windows[:1], windows[:5], short):
-        ours, theirs = run_windows(forward, some, 0), run_windows(model, some, 0)
+        ours, theirs = run_windows(forward, some), run_windows(model, some)
         for a, b in zip(ours, theirs, strict=True):
             assert a.start.shape == b.start.shape
             assert np.corrcoef(a.start, b.start)[0, 1] > 0.98
@@ -254,7 +254,7 @@ def test_the_pipeline_loads_the_folder_as_it_is(onnx_folder: Path, tokenizer: An
 
 
 def test_optimum_intel_loads_the_folder_as_it_is(
-    onnx_folder: Path, tokenizer: Any, windows: list[Window]
+    onnx_folder: Path, tokenizer: Any, windows: WindowSet
 ) -> None:
     from optimum.intel import OVModelForQuestionAnswering
 
@@ -271,9 +271,7 @@ def test_optimum_intel_loads_the_folder_as_it_is(
         output = model(**batch)
         return output.start_logits, output.end_logits
 
-    for a, b in zip(
-        run_windows(ours, windows[:4], 0), run_windows(theirs, windows[:4], 0), strict=True
-    ):
+    for a, b in zip(run_windows(ours, windows[:4]), run_windows(theirs, windows[:4]), strict=True):
         assert np.corrcoef(a.start, b.start)[0, 1] > 0.98
         assert np.corrcoef(a.end, b.end)[0, 1] > 0.98
 
@@ -324,10 +322,10 @@ def test_a_model_without_token_types_goes_all_the_way(
     assert windows[0].token_type_ids is None
     model, has_head = load_model(base, dropout=False)
     assert has_head
-    model = calibrate(model, windows[:8], 0, CALIBRATE)
-    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
+    model = calibrate(model, windows[:8], CALIBRATE)
+    graph = to_onnx(strip(model, windows), windows[:2], {})
     assert [value.name for value in graph.graph.input] == ["input_ids", "attention_mask"]
-    assert relative_difference(graph, model, windows, 0) < 0.05
+    assert relative_difference(graph, model, windows) < 0.05
     folder = tmp_path / "onnx"
     folder.mkdir()
     write_folder(folder, graph, base)

@@ -11,7 +11,7 @@ import pytest
 
 from qa import features
 from qa.errors import UserError
-from qa.features import make_windows, pad
+from qa.features import WindowSet, label_windows, make_windows
 from qa.squad import Example, Span, read_questions
 from tests.conftest import ROOT
 
@@ -41,10 +41,9 @@ def test_windows_cover_the_context_and_overlap(tokenizer: Any) -> None:
     ]
     assert len(words) > 100
     assert all(5 <= overlap <= SIZES["doc_stride"] for overlap in overlaps)  # words, of 16 tokens
-    question = windows[0].input_ids[
-        : windows[0].input_ids.index(tokenizer.backend.token_to_id("[SEP]"))
-    ]
-    assert all(window.input_ids[: len(question)] == question for window in windows)
+    first = list(windows[0].input_ids)
+    question = first[: first.index(tokenizer.backend.token_to_id("[SEP]"))]
+    assert all(list(window.input_ids[: len(question)]) == question for window in windows)
 
 
 def test_a_short_example_is_one_window_and_order_is_kept(tokenizer: Any) -> None:
@@ -158,15 +157,69 @@ def test_no_room_for_the_context_is_an_error(tokenizer: Any) -> None:
 def test_models_without_token_types_get_none(tokenizer: Any) -> None:
     without = replace(tokenizer, has_token_types=False)
     windows = make_windows([LONG], without, **SIZES)
-    assert list(pad(windows[:1], 0)) == ["input_ids", "attention_mask"]
+    assert list(windows[:1].pad()) == ["input_ids", "attention_mask"]
 
 
 def test_padding_is_marked(tokenizer: Any) -> None:
     windows = make_windows([LONG, Example("", "Who?", "Ada.")], tokenizer, **SIZES)
-    batch = pad([windows[0], windows[-1]], pad_token_id=0)
+    batch = windows.pad([0, -1])
     assert {key: array.dtype for key, array in batch.items()} == dict.fromkeys(batch, np.int64)
     assert batch["input_ids"].shape == (2, 64)
     assert batch["attention_mask"].sum(1).tolist() == [64, len(windows[-1])]
     assert (batch["input_ids"][1, len(windows[-1]) :] == 0).all()
-    assert pad(windows[:1], 0, 80)["attention_mask"].sum(1).tolist() == [64]
-    assert pad(windows[:1], 0, 80)["input_ids"].shape == (1, 80)
+    assert windows[:1].pad(length=80)["attention_mask"].sum(1).tolist() == [64]
+    assert windows[:1].pad(length=80)["input_ids"].shape == (1, 80)
+
+
+def test_windows_are_a_sequence_that_knows_its_padding(tokenizer: Any) -> None:
+    windows = make_windows([LONG, Example("", "Who?", "Ada.")], tokenizer, **SIZES)
+    assert windows.pad_token_id == tokenizer.pad_token_id
+    assert windows.lengths == [len(window) for window in windows]
+    assert windows.examples == 2
+    assert [*windows[:4]] == [windows[0], windows[1], windows[2], windows[3]]
+    assert [*windows[-2:]] == [windows[len(windows) - 2], windows[-1]]
+    assert [*windows[::-3]] == [*windows][::-3]
+    assert [*windows.take([3, 0, 3])] == [windows[3], windows[0], windows[3]]
+    assert [*windows.of_examples({1})] == [windows[-1]]
+    assert [*windows.of_examples([1, 0])] == [*windows]
+    assert not windows.of_examples([])
+    for some in (windows[:4], windows.take([1]), windows.of_examples({1}), windows[:0]):
+        assert isinstance(some, WindowSet)
+        assert some.pad_token_id == windows.pad_token_id
+        assert some.lengths == [len(window) for window in some]
+    with pytest.raises(IndexError):
+        windows[len(windows)]
+    nothing = make_windows([], tokenizer, **SIZES)
+    assert (len(nothing), nothing.lengths, nothing.examples) == (0, [], 0)
+
+
+def test_the_token_that_pads_is_the_tokenizer_s(tokenizer: Any) -> None:
+    other = replace(tokenizer, pad_token_id=7)
+    windows = make_windows([LONG, Example("", "Who?", "Ada.")], other, **SIZES)
+    row = windows.pad([-1, 0])["input_ids"][0]
+    assert set(row[len(windows[-1]) :].tolist()) == {7}
+    handmade = WindowSet([*windows][-1:], 5)
+    assert set(handmade.pad(length=64)["input_ids"][0, len(windows[-1]) :].tolist()) == {5}
+
+
+def test_windows_are_labelled_with_their_example_s_first_answer(tokenizer: Any) -> None:
+    end = len(LONG.context) - 8
+    spans = (Span(LONG.context[end:-1], end), Span("Room", 0))
+    examples = [LONG, replace(LONG, answers=spans), Example("", "Who?", "Ada.", (Span("Ada", 0),))]
+    windows = make_windows(examples, tokenizer, **SIZES)
+    labelled = label_windows(windows, examples)
+    assert labelled.windows is windows
+    assert labelled.starts.dtype == labelled.ends.dtype == np.int32
+    places = [*zip(labelled.starts.tolist(), labelled.ends.tolist(), strict=True)]
+    for window, place in zip(windows, places, strict=True):
+        answers = examples[window.example].answers
+        assert place == (window.locate(answers[0]) if answers else (0, 0))
+    per_example = {
+        i: [p for w, p in zip(windows, places, strict=True) if w.example == i] for i in range(3)
+    }
+    assert set(per_example[0]) == {(0, 0)}  # no answer
+    assert per_example[1][0] == (0, 0)  # the second answer is in it, and does not count
+    assert per_example[1][-1] != (0, 0)
+    assert per_example[2] != [(0, 0)]
+    none = label_windows(windows[:0], examples)
+    assert none.starts.shape == none.ends.shape == (0,)

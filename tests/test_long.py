@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 
 from qa.checkpoints import load_model, save_checkpoint, torch_forward
-from qa.checks import check_windows
 from qa.engine import Engine
 from qa.errors import UserError
 from qa.export import to_onnx, write_folder
-from qa.features import Tokenizer, load_tokenizer, make_windows
+from qa.features import Tokenizer, label_windows, load_tokenizer, make_windows
 from qa.intake import build_checkpoint
 from qa.logits import relative_rms, run_windows
 from qa.params import Decoding, Windows
-from qa.probe import TRAINING
+from qa.probe import TRAINING, check_windows
 from qa.sessions import Sessions
 from qa.squad import Example, Span, read_questions
-from qa.training import label_windows, train
+from qa.training import train
 from tests.conftest import ROOT
 from tests.encoders import tiny
 
@@ -78,12 +77,12 @@ def test_windows_of_2048_tokens(base: Path, examples: list[Example], tmp_path: P
     assert len(windows) >= 5
     folder = tmp_path / "onnx"
     folder.mkdir()
-    write_folder(folder, to_onnx(model, windows[-2:], tokenizer.pad_token_id, {}), base)
+    write_folder(folder, to_onnx(model, windows[-2:], {}), base)
     with Sessions(folder, "OpenVINOExecutionProvider", "fp32") as sessions:
-        ours = run_windows(sessions.forward, windows, tokenizer.pad_token_id)
+        ours = run_windows(sessions.forward, windows)
         engine = Engine(sessions.forward, tokenizer, WINDOWS, DECODING, sessions.count)
         answers = engine.answer(examples)
-    torchs = run_windows(torch_forward(model), windows, tokenizer.pad_token_id)
+    torchs = run_windows(torch_forward(model), windows)
     assert relative_rms(ours, torchs) < 1e-3
     for example, answer in zip(examples, answers, strict=True):
         assert answer.text
@@ -97,12 +96,11 @@ def test_training_on_windows_of_2048_tokens(
     model, _ = load_model(base, dropout=False)
     windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
     labelled = label_windows(windows, examples)
-    assert max(window.end_position for window in labelled) > 1024
+    assert labelled.ends.max() > 1024
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     params = TRAINING.model_copy(update={"learning_rate": 1e-3, "max_steps": 2})
     train(
         model,
-        tokenizer.pad_token_id,
         labelled,
         params,
         epochs=1,
@@ -119,10 +117,10 @@ import resource, sys
 from pathlib import Path
 from qa.checkpoints import load_model
 from qa.errors import run
-from qa.features import load_tokenizer, make_windows
+from qa.features import label_windows, load_tokenizer, make_windows
 from qa.probe import TRAINING
 from qa.squad import Example
-from qa.training import label_windows, train
+from qa.training import train
 
 def main():
     base, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -136,7 +134,7 @@ def main():
     size = 1024 * int(status.partition("VmSize:")[2].split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (size + 10**9, size + 10**9))
     params = TRAINING.model_copy(update={"batch_size": 32})
-    train(model, 0, label_windows(windows, examples), params, epochs=1, checkpoints=out / "run",
+    train(model, label_windows(windows, examples), params, epochs=1, checkpoints=out / "run",
           logs=out / "logs")
 
 if __name__ == "__main__":

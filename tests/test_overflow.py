@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from qa.checkpoints import load_model
-from qa.features import Window, make_windows
+from qa.features import WindowSet, make_windows
 from qa.overflow import LARGEST_PAIR, MARGIN, largest_pairs, widen_ranges
-from qa.params import read_params
+from qa.params import read_all_params
 from qa.quantization import calibrate, quantized_linears
 from qa.rounding import round_weights
 from qa.squad import read_questions
@@ -33,22 +33,22 @@ def test_a_pair_is_two_neighbours_of_one_sign() -> None:
 
 
 @pytest.fixture
-def windows(tokenizer: Any) -> list[Window]:
+def windows(tokenizer: Any) -> WindowSet:
     examples = read_questions(ROOT / "data/sample/train.json")[:8]
     return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
 
 
 @pytest.fixture
-def model(tiny_model: Path, windows: list[Window]) -> PreTrainedModel:
-    options = read_params(ROOT / "params.yaml").calibrate
-    return calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
+def model(tiny_model: Path, windows: WindowSet) -> PreTrainedModel:
+    options = read_all_params(ROOT / "params.yaml").calibrate
+    return calibrate(load_model(tiny_model, dropout=False)[0], windows, options)
 
 
 def levels_and_steps(
-    model: PreTrainedModel, windows: list[Window]
+    model: PreTrainedModel, windows: WindowSet
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with torch.no_grad():
-        layers = quantized_linears(model, windows[0], 0)
+        layers = quantized_linears(model, windows)
         steps = [layer.quantizer.get_parameters_for_torch_fq()[2] for layer in layers]
         return [
             ((layer.weight / step.reshape(-1, 1)).round(), step)
@@ -56,14 +56,14 @@ def levels_and_steps(
         ]
 
 
-def test_ranges_are_as_wide_as_needed(model: PreTrainedModel, windows: list[Window]) -> None:
+def test_ranges_are_as_wide_as_needed(model: PreTrainedModel, windows: WindowSet) -> None:
     before = levels_and_steps(model, windows)
     others = {
         name: value.clone()
         for name, value in model.state_dict().items()
         if "/linear/" not in name or "__1." not in name
     }
-    widen_ranges(model, windows[0], 0)
+    widen_ranges(model, windows)
     after = levels_and_steps(model, windows)
     assert len(after) == 2 * 6 + 1  # of two encoder layers, and the head
     room = LARGEST_PAIR - MARGIN
@@ -79,9 +79,9 @@ def test_ranges_are_as_wide_as_needed(model: PreTrainedModel, windows: list[Wind
     assert all(torch.equal(value, state[name]) for name, value in others.items())
 
 
-def test_no_pair_saturates_after_rounding(model: PreTrainedModel, windows: list[Window]) -> None:
-    widen_ranges(model, windows[0], 0)
-    round_weights(model, windows, 0)
+def test_no_pair_saturates_after_rounding(model: PreTrainedModel, windows: WindowSet) -> None:
+    widen_ranges(model, windows)
+    round_weights(model, windows)
     for levels, _ in levels_and_steps(model, windows):
         assert (largest_pairs(levels) <= LARGEST_PAIR).all()
 

@@ -20,9 +20,10 @@ from transformers import (
     RobertaConfig,
 )
 
-from qa.checks import check_machine, check_model, check_windows
+from qa.checks import check_machine
 from qa.errors import UserError
-from qa.params import Windows, read_params
+from qa.params import Windows, read_all_params
+from qa.probe import check_windows
 from qa.squad import read_examples
 from tests.conftest import ROOT, Project, ran
 
@@ -199,9 +200,13 @@ def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
     model = project.folder / "models/fp32/model.safetensors"
     logs = project.folder / "metrics/finetune/metrics.json"
     right = (project.folder / "params.yaml").read_bytes()
-    for values, says in (
-        ({"windows__max_length": 1000}, "windows.max_length: found 1000; this model does not read"),
-        ({"train__batch_size": 0}, "train.batch_size: found 0"),
+    for values, says, stages in (
+        (
+            {"windows__max_length": 1000},
+            "windows.max_length: found 1000; this model does not read",
+            ["check_params", "probe"],
+        ),
+        ({"train__batch_size": 0}, "train.batch_size: found 0", ["check_params"]),
     ):
         project.set(**values)
         done = project.run("dvc", "repro")
@@ -210,7 +215,7 @@ def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
         assert len(errors) == 1
         assert errors[0].startswith(f"error: params.yaml: {says}")
         assert "Traceback" not in done.stderr
-        assert ran(done.stdout) == ["check_params"]
+        assert ran(done.stdout) == stages
         assert model.is_file()
         assert logs.is_file()
         (project.folder / "params.yaml").write_bytes(right)
@@ -220,11 +225,10 @@ def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
 
 
 def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = read_params(ROOT / "params.yaml")
-    for module in ("qa.checks", "qa.training"):
-        monkeypatch.setattr(f"{module}.has_bf16", lambda: False)
+    params = read_all_params(ROOT / "params.yaml")
+    monkeypatch.setattr("qa.checks.has_bf16", lambda: False)
     check_machine(params)
-    for section in ("infer", "evaluate", "finetune", "train"):
+    for section in ("infer", "evaluate"):
         changed = getattr(params, section).model_copy(update={"precision": "bf16"})
         with pytest.raises(
             UserError, match=rf"{section}\.precision: found 'bf16'.* lacks; set fp32"
@@ -235,26 +239,25 @@ def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.Monke
         check_machine(params.model_copy(update={"infer": many}))
 
 
+@pytest.mark.fault("a model that cannot be trained as it is asked for: {says}")
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, None),
-        ({"epochs": 0.0}, r"finetune\.epochs: found 0, but the model's .* head is new"),
+        ({"finetune__epochs": 0}, "finetune.epochs: found 0, but the model's"),
+        ({"windows__max_length": 1000}, "windows.max_length: found 1000; this model reads at most"),
     ],
 )
-def test_epochs_are_checked_with_the_model(
-    tokenizer: Any, values: dict[str, Any], says: str | None
+def test_what_the_model_cannot_do_is_found_by_the_probe(
+    project: Project, encoder_without_head: Path, values: dict[str, Any], says: str
 ) -> None:
-    model = AutoModelForQuestionAnswering.from_config(
-        BertConfig(**SIZES, max_position_embeddings=512),
-        trust_remote_code=False,
-        attn_implementation="eager",
-    ).eval()
-    params = read_params(ROOT / "params.yaml")
-    finetune = params.finetune.model_copy(update=values)
-    params = params.model_copy(update={"finetune": finetune})
-    with nullcontext() if says is None else pytest.raises(UserError, match=says):
-        check_model(model, tokenizer, params, has_head=False)
+    shutil.copytree(encoder_without_head, project.folder / "models/base")
+    project.set(**values)
+    done = project.run("python", "stages/probe.py")
+    assert done.returncode == 1, done.stderr
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith(f"error: params.yaml: {says}")
+    assert "Traceback" not in done.stderr
+    assert not (project.folder / "models/windows.json").exists()
 
 
 CONTEXT = "Ada lived in London."

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa.errors import UserError, one_line
-from qa.params import _load, read_params
+from qa.params import _load, read_all_params
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def with_line(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_the_defaults_are_valid() -> None:
-    params = read_params(ROOT / "params.yaml")
+    params = read_all_params(ROOT / "params.yaml")
     assert params.dataset.name == "sample"
     assert params.finetune.epochs == "auto"
     assert params.finetune.learning_rate == 3e-5
@@ -39,9 +39,9 @@ def test_the_defaults_are_valid() -> None:
 def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
     # YAML 1.1 reads 1e-05 as a string, and 2 as an integer.
     path = with_line(tmp_path, "learning_rate: 3.0e-5", "learning_rate: 1e-05")
-    assert read_params(path).finetune.learning_rate == 1e-5
+    assert read_all_params(path).finetune.learning_rate == 1e-5
     path = with_line(tmp_path, "epochs: auto", "epochs: 2")
-    assert read_params(path).finetune.epochs == 2
+    assert read_all_params(path).finetune.epochs == 2
 
 
 @pytest.mark.fault("in params.yaml, in place of {old}: {new}")
@@ -102,7 +102,7 @@ def test_numbers_as_yaml_and_dvc_write_them(tmp_path: Path) -> None:
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as raised:
-        read_params(with_line(tmp_path, old, new))
+        read_all_params(with_line(tmp_path, old, new))
     assert one_line(str(raised.value)) == str(raised.value)
 
 
@@ -111,7 +111,7 @@ def test_every_wrong_key_is_named_in_one_line_ten_at_most(tmp_path: Path) -> Non
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace("seed: 42", "seed: -1").replace("warmup_ratio", "warm_up"))
     with pytest.raises(UserError) as raised:
-        read_params(path)
+        read_all_params(path)
     wrong = re.findall(r"[:;] (\w+\.\w+): (?:found|no such|missing)", str(raised.value))
     assert wrong == [
         "finetune.warm_up",
@@ -124,8 +124,8 @@ def test_every_wrong_key_is_named_in_one_line_ten_at_most(tmp_path: Path) -> Non
         "train.seed",
     ]
     path.write_text("a: 1\n")
-    with pytest.raises(UserError, match=r"a: no such .*; and 1 more$"):
-        read_params(path)
+    with pytest.raises(UserError, match=r"a: no such .*; and 2 more$"):
+        read_all_params(path)
 
 
 VALUES_OF_YAML = """0600 0o17 0x10 0b1 1_000 +1 1,5 0.1.2 1e5 1e-05 3.0e-5 .5 5. .inf -.inf .nan
@@ -147,7 +147,7 @@ def test_what_dvc_cannot_read_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(YAMLFileCorruptedError):
         load_yaml(str(path))
     with pytest.raises(UserError, match="not YAML: "):
-        read_params(path)
+        read_all_params(path)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_what_dvc_cannot_read_is_refused(tmp_path: Path, value: str) -> None:
 def test_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: int | None) -> None:
     path = with_line(tmp_path, "max_steps: null", f"max_steps: {text}")
     if isinstance(value, int):
-        assert read_params(path).finetune.max_steps == value
+        assert read_all_params(path).finetune.max_steps == value
     else:
         with pytest.raises(UserError, match=r"finetune\.max_steps: found .*integer"):
-            read_params(path)
+            read_all_params(path)
 
 
 @pytest.mark.fault("an output that is the input, or params.yaml")
@@ -188,9 +188,9 @@ def test_the_answers_do_not_replace_what_they_are_made_from(
     }.items():
         path.write_text(text.replace("output: data/output.csv", f"output: {output}"))
         with pytest.raises(UserError, match=rf"infer\.output: found .*, which is {taken}; the ans"):
-            read_params(path)
+            read_all_params(path)
     path.write_text(text)
-    read_params(path)
+    read_all_params(path)
 
 
 @pytest.mark.fault("one file as training and validation set")
@@ -205,7 +205,7 @@ def test_the_validation_set_is_not_the_training_set(
     for name in ("./train.json", "other.json"):
         path.write_text(text.replace("data/sample/validation.json", name))
         with pytest.raises(UserError, match=r"dataset\.validation_file: .* is dataset\.train_file"):
-            read_params(path)
+            read_all_params(path)
 
 
 @pytest.mark.fault("in params.yaml: {says}")
@@ -222,11 +222,11 @@ def test_the_validation_set_is_not_the_training_set(
 )
 def test_what_is_embedded_has_its_own_files(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        read_params(with_line(tmp_path, f": {old}", f": {new}"))
+        read_all_params(with_line(tmp_path, f": {old}", f": {new}"))
 
 
 def test_auto_epochs_depend_on_the_head() -> None:
-    finetune = read_params(ROOT / "params.yaml").finetune
+    finetune = read_all_params(ROOT / "params.yaml").finetune
     assert (finetune.epochs_for(True), finetune.epochs_for(False)) == (0, 2)
     none = finetune.model_copy(update={"epochs": 0})
     assert none.epochs_for(True) == 0
@@ -239,23 +239,23 @@ def test_an_empty_file_and_one_that_is_not_utf8_are_named(tmp_path: Path) -> Non
     path = tmp_path / "params.yaml"
     path.write_bytes(b"")
     with pytest.raises(UserError, match="no parameters in it"):
-        read_params(path)
+        read_all_params(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8 at byte 0"):
-        read_params(path)
+        read_all_params(path)
     path.write_bytes(b"a: \0")
     with pytest.raises(UserError, match="not YAML: unacceptable character"):
-        read_params(path)
+        read_all_params(path)
 
 
 @pytest.mark.fault("no params.yaml")
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; run from the root"):
-        read_params(tmp_path / "params.yaml")
+        read_all_params(tmp_path / "params.yaml")
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path, tmp_path / "pipe.yaml"):
         with pytest.raises(UserError, match="not a file"):
-            read_params(path)
+            read_all_params(path)
 
 
 ANY_VALUE = st.recursive(
@@ -292,7 +292,7 @@ def _is_read_or_refused(content: bytes) -> None:
         path = Path(folder) / "params.yaml"
         path.write_bytes(content)
         try:
-            params = read_params(path)
+            params = read_all_params(path)
         except UserError as error:
             assert one_line(str(error)) == str(error)
         else:

@@ -27,7 +27,7 @@ import yaml
 from qa.contenders import CONTENDERS, Setting
 from qa.errors import UserError
 from qa.overflow import LARGEST_PAIR, largest_pairs
-from qa.params import read_params
+from qa.params import read_all_params
 from qa.sessions import inference_precision
 from qa.squad import Span, read_examples, write_examples
 from qa.workers import Worker, in_peers
@@ -178,7 +178,7 @@ def test_every_contender_answers_the_table(
 ) -> None:
     """The benchmark's, each in its process; Optimum Intel's, which quantizes first, apart."""
     monkeypatch.chdir(reproduced.folder)
-    params = read_params()
+    params = read_all_params()
     setting = Setting(
         Path("models/fp32"),
         Path("models/onnx/fp32"),

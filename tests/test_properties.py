@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qa import table as tables
 from qa.batches import BATCH_TOKENS, make_batches
-from qa.features import Window, make_windows, pad, padded_length
+from qa.features import Window, make_windows, padded_length
 from qa.journal import Journal
 from qa.logits import Logits
 from qa.outputs import resumable_file
@@ -125,7 +125,7 @@ def test_windows_cover_all_that_has_a_token(
         assert (window.ends[inside] > window.starts[inside]).all()
         assert (window.ends[inside] <= len(context)).all()
         assert (np.diff(window.starts[inside]) >= 0).all()
-    for array in pad(windows, 0).values():
+    for array in windows.pad().values():
         assert array.shape == (len(windows), padded_length(max(map(len, windows))))
 
 

@@ -19,7 +19,7 @@ from qa.features import load_tokenizer, make_windows
 from qa.intake import build_checkpoint
 from qa.logits import Forward
 from qa.metrics import exact_match_and_f1
-from qa.params import Params, Precision, read_params
+from qa.params import Params, Precision, read_all_params
 from qa.processor import has_bf16
 from qa.quantization import load_quantized, save_quantized, strip
 from qa.recipe import quantize
@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return read_params(ROOT / "params.yaml")
+    return read_all_params(ROOT / "params.yaml")
 
 
 def test_the_embedded_model_answers(tmp_path: Path, shared_squad: Path, params: Params) -> None:
@@ -64,12 +64,12 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     chosen = subset(read_questions(shared_squad / "train.json"), 64, seed=0)
     windows = make_windows(chosen, tokenizer, **options)
     fp32, _ = load_model(base, dropout=False)
-    plain = to_onnx(fp32, windows[:2], 0, {})
-    calibrated, applied = quantize(fp32, windows, 0, params.calibrate)
+    plain = to_onnx(fp32, windows[:2], {})
+    calibrated, applied = quantize(fp32, windows, params.calibrate)
     assert applied == params.calibrate
     save_quantized(quantized, calibrated, base)
     model = load_quantized(quantized)
-    graph = to_onnx(strip(model, windows[0], 0), windows[:2], 0, {})
+    graph = to_onnx(strip(model, windows), windows[:2], {})
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
     write_folder(folder, graph, quantized)
 

@@ -362,14 +362,18 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
     mirror()
     shutil.rmtree(cloud.folder / "models/checkpoints")
     mirror()  # of another machine, which knows nothing of that run
-    assert "1 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
+    assert "1 unfinished runs restored" in cloud.check(
+        "python", "scripts/checkpoints.py", "restore"
+    )
     files = sorted(str(f.relative_to(run_folder)) for f in run_folder.rglob("*") if f.is_file())
     assert files == [
         "teacher.npz",
         "trainer/checkpoint-20/hashes.json",
         "trainer/checkpoint-20/model.safetensors",
     ]
-    assert "0 checkpoints restored" in cloud.check("python", "scripts/checkpoints.py", "restore")
+    assert "0 unfinished runs restored" in cloud.check(
+        "python", "scripts/checkpoints.py", "restore"
+    )
 
 
 def test_git_holds_no_key_and_no_account() -> None:

@@ -12,9 +12,9 @@ from transformers import AlbertConfig, AutoModelForQuestionAnswering
 
 from qa import rounding
 from qa.checkpoints import load_model
-from qa.features import Window, make_windows
+from qa.features import make_windows
 from qa.overflow import widen_ranges
-from qa.params import read_params
+from qa.params import read_all_params
 from qa.quantization import calibrate, quantized_linears
 from qa.rounding import _input_products, _rounded, round_weights
 from qa.squad import read_questions
@@ -71,18 +71,20 @@ def test_blocks_are_for_speed_alone(
 
 def test_a_quantized_model_keeps_its_hooks_and_loses_less(tiny_model: Path, tokenizer: Any) -> None:
     examples = read_questions(ROOT / "data/sample/train.json")[:8]
-    windows: list[Window] = make_windows(
+    windows = make_windows(
         examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
     )
-    options = read_params(ROOT / "params.yaml").calibrate.model_copy(update={"split_channels": 0})
-    model = calibrate(load_model(tiny_model, dropout=False)[0], windows, 0, options)
-    layers = quantized_linears(model, windows[0], 0)
-    products = _input_products(model, layers, windows, 0)
+    options = read_all_params(ROOT / "params.yaml").calibrate.model_copy(
+        update={"split_channels": 0}
+    )
+    model = calibrate(load_model(tiny_model, dropout=False)[0], windows, options)
+    layers = quantized_linears(model, windows)
+    products = _input_products(model, layers, windows)
     assert not any(layer.quantizer._forward_pre_hooks for layer in layers)
     assert len(layers) == 2 * 6 + 1  # of two encoder layers, and the head
     before = [layer.weight.detach().clone() for layer in layers]
     names = list(model.state_dict())
-    round_weights(model, windows, 0)
+    round_weights(model, windows)
     assert list(model.state_dict()) == names
     storage = get_hook_storage(model)
     assert not any(
@@ -120,17 +122,17 @@ def test_a_weight_that_is_called_again_is_rounded_once(
     windows = make_windows(
         examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32
     )
-    options = read_params(ROOT / "params.yaml").calibrate
+    options = read_all_params(ROOT / "params.yaml").calibrate
     model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False).eval()
-    model = calibrate(model, windows, 0, options)
-    calls = quantized_linears(model, windows[0], 0)
+    model = calibrate(model, windows, options)
+    calls = quantized_linears(model, windows)
     by_weight = {call.weight: [c for c in calls if c.weight is call.weight] for call in calls}
     # The projection of the embeddings, one encoder layer that is called twice, the head.
     assert sorted(map(len, by_weight.values())) == [1] * 2 + [2] * 6
-    widen_ranges(model, windows[0], 0)
-    together = _input_products(model, calls, windows, 0)
+    widen_ranges(model, windows)
+    together = _input_products(model, calls, windows)
     for weight, same in by_weight.items():
-        each = [_input_products(model, [call], windows, 0)[weight] for call in same]
+        each = [_input_products(model, [call], windows)[weight] for call in same]
         torch.testing.assert_close(together[weight], torch.stack(each).sum(0))
         ranges = [call.quantizer.scale for call in same]
         assert all(torch.equal(ranges[0], scale) for scale in ranges)
@@ -141,7 +143,7 @@ def test_a_weight_that_is_called_again_is_rounded_once(
         return _rounded(*given)
 
     monkeypatch.setattr(rounding, "_rounded", note)
-    round_weights(model, windows, 0)
+    round_weights(model, windows)
     assert len(rounded) == len(by_weight)
     for products, wanted in zip(rounded, together.values(), strict=True):
         torch.testing.assert_close(products, wanted)

@@ -25,7 +25,7 @@ from qa.batches import BATCH_TOKENS, make_batches
 from qa.checkpoints import load_model, torch_forward
 from qa.engine import Engine
 from qa.errors import UserError
-from qa.features import Window, make_windows, pad
+from qa.features import WindowSet, make_windows
 from qa.params import Decoding, Windows
 from qa.processor import cores
 from qa.sessions import Sessions, _count, _locked, _shares, onnx_forward
@@ -41,7 +41,7 @@ PROVIDER = "OpenVINOExecutionProvider"
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer: Any) -> list[Window]:
+def windows(tokenizer: Any) -> WindowSet:
     return make_windows(EXAMPLES, tokenizer, **WINDOWS.model_dump())
 
 
@@ -84,7 +84,7 @@ def test_more_sessions_than_processors_are_refused(folder: Path) -> None:
 
 
 def test_sessions_answer_as_one_does(
-    folder: Path, tokenizer: Any, windows: list[Window], tmp_path: Path
+    folder: Path, tokenizer: Any, windows: WindowSet, tmp_path: Path
 ) -> None:
     assert sum(len(window) for window in windows) > 2 * max(BATCH_TOKENS)  # several batches
     forward = onnx_forward(folder, PROVIDER, "fp32")
@@ -143,10 +143,10 @@ def test_batches_run_at_the_same_time(tiny_model: Path, tokenizer: Any) -> None:
     ],
 )
 def test_a_session_that_was_killed_is_named(
-    folder: Path, windows: list[Window], number: signal.Signals, says: str
+    folder: Path, windows: WindowSet, number: signal.Signals, says: str
 ) -> None:
     with Sessions(folder, PROVIDER, "fp32") as sessions:
-        batch = pad(windows[:2], 0)
+        batch = windows[:2].pad()
         start, end = sessions.forward(batch)
         assert start.shape == end.shape == batch["input_ids"].shape
         assert start.dtype == np.float32
@@ -170,8 +170,8 @@ def test_a_model_of_another_task_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("a tokenizer of another model")
-def test_a_batch_that_a_model_does_not_read_is_named(folder: Path, windows: list[Window]) -> None:
-    batch = pad(windows[:1], 0)
+def test_a_batch_that_a_model_does_not_read_is_named(folder: Path, windows: WindowSet) -> None:
+    batch = windows[:1].pad()
     unknown = {**batch, "input_ids": batch["input_ids"] + 10_000_000}
     with Sessions(folder, "CPUExecutionProvider", "fp32") as sessions:
         with pytest.raises(UserError, match="does not run on 1 windows of"):
@@ -183,7 +183,7 @@ SCRIPT = """
 import multiprocessing, signal, sys
 from pathlib import Path
 from qa.errors import run
-from qa.features import Window, pad
+from qa.features import Window, WindowSet
 from qa.sessions import Sessions
 
 def main():
@@ -192,7 +192,7 @@ def main():
     print("up", flush=True)
     with Sessions(Path(sys.argv[1]), "OpenVINOExecutionProvider", "fp32") as sessions:
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        batch = pad([Window(0, [101, 102, 103], [0, 0, 0], None, None, (0, 0))], 0)
+        batch = WindowSet([Window(0, [101, 102, 103], [0] * 3, None, None, (0, 0))], 0).pad()
         while True:
             sessions.forward(batch)
 
@@ -309,14 +309,14 @@ def _runs(process: int) -> bool:
     sees="the model is compiled at every start",
 )
 def test_a_cache_that_cannot_be_written_is_done_without(
-    folder: Path, windows: list[Window], tmp_path: Path
+    folder: Path, windows: WindowSet, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "locked" / "lock").mkdir(parents=True)  # nothing to lock
     for cache, held in (("file", False), ("file/cache", False), ("locked", False), ("a/b", True)):
         with _locked(tmp_path / cache) as found:
             assert found is held
-    batch = pad(windows[:1], 0)
+    batch = windows[:1].pad()
     for cache in ("file", "locked"):
         onnx_forward(folder, PROVIDER, "fp32", tmp_path / cache)(batch)
         assert not list(tmp_path.glob("**/*.blob"))

@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from qa.checkpoints import load_model, torch_forward
-from qa.features import Window, make_windows
+from qa.features import WindowSet, make_windows
 from qa.logits import Logits, run_windows
-from qa.shifting import shift_channels
+from qa.observing import change
+from qa.shifting import ChannelShifting
 from qa.squad import read_questions
 from tests.conftest import ROOT
 
@@ -38,7 +39,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer: Any) -> list[Window]:
+def windows(tokenizer: Any) -> WindowSet:
     examples = read_questions(ROOT / "data/sample/train.json")[:6]
     return make_windows(examples, tokenizer, max_length=96, doc_stride=16, max_question_length=32)
 
@@ -55,13 +56,19 @@ def one_sided(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def outputs(model: PreTrainedModel, norm: nn.Module, windows: list[Window]) -> torch.Tensor:
+def outputs(model: PreTrainedModel, norm: nn.Module, windows: WindowSet) -> torch.Tensor:
     """All outputs of a normalization, (tokens, channels)."""
     seen: list[torch.Tensor] = []
     handle = norm.register_forward_hook(lambda _, __, output: seen.append(output.flatten(0, 1)))
-    run_windows(torch_forward(model), windows, 0)
+    run_windows(torch_forward(model), windows)
     handle.remove()
     return torch.cat(seen)
+
+
+def centered(model: PreTrainedModel, windows: WindowSet) -> int:
+    """How many normalizations were."""
+    (found,) = change(model, windows, [ChannelShifting(model, windows)])
+    return found
 
 
 def assert_same(before: list[Logits], after: list[Logits]) -> None:
@@ -71,20 +78,25 @@ def assert_same(before: list[Logits], after: list[Logits]) -> None:
 
 
 def test_the_function_is_the_same_and_the_channels_centered(
-    tiny_model: Path, windows: list[Window]
+    tiny_model: Path, windows: WindowSet
 ) -> None:
     model = one_sided(load_model(tiny_model, dropout=False)[0])
-    before = run_windows(torch_forward(model), windows, 0)
+    before = run_windows(torch_forward(model), windows)
     layer = model.bert.encoder.layer[0]
     norms = [model.bert.embeddings.LayerNorm, layer.attention.output.LayerNorm]
     norms.append(layer.output.LayerNorm)
     assert all(outputs(model, norm, windows)[:, 7].min() > 10 for norm in norms)
     last = model.bert.encoder.layer[1].output.LayerNorm.bias.clone()
-    shift_channels(model, windows, 0)
-    assert_same(before, run_windows(torch_forward(model), windows, 0))
+    assert centered(model, windows) == 4
+    assert_same(before, run_windows(torch_forward(model), windows))
     for norm in norms:
-        # Window by window, as while shifting: padded to a multiple of eight alone.
-        values = torch.cat([outputs(model, norm, [window]) for window in windows])
+        # Window by window, without the padding, which shifting does not look at.
+        values = torch.cat(
+            [
+                outputs(model, norm, windows.take([i]))[:length]
+                for i, length in enumerate(windows.lengths)
+            ]
+        )
         middles = (values.amax(0) + values.amin(0)) / 2
         assert middles.abs().max() < 1e-3
     assert torch.equal(model.bert.encoder.layer[1].output.LayerNorm.bias, last)  # no layer after it
@@ -102,24 +114,25 @@ def test_the_function_is_the_same_and_the_channels_centered(
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
-def test_relatives_of_bert(config: AutoConfig, shifted: int, windows: list[Window]) -> None:
+def test_relatives_of_bert(config: AutoConfig, shifted: int, windows: WindowSet) -> None:
     model = one_sided(AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False))
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
-        windows = [replace(window, token_type_ids=None) for window in windows]
+        without = [replace(window, token_type_ids=None) for window in windows]
+        windows = WindowSet(without, windows.pad_token_id)
     forward = torch_forward(model)
-    before = run_windows(forward, windows, 0)
+    before = run_windows(forward, windows)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     biases = [norm.bias.clone() for norm in norms]
-    assert shift_channels(model, windows, 0) == shifted
-    assert_same(before, run_windows(forward, windows, 0))
+    assert centered(model, windows) == shifted
+    assert_same(before, run_windows(forward, windows))
     moved = [not torch.equal(n.bias, b) for n, b in zip(norms, biases, strict=True)]
     assert sum(moved) == shifted
 
 
-def test_a_model_joined_otherwise_stays_as_it_is(tiny_model: Path, windows: list[Window]) -> None:
+def test_a_model_joined_otherwise_stays_as_it_is(tiny_model: Path, windows: WindowSet) -> None:
     model = one_sided(load_model(tiny_model, dropout=False)[0])
     layer = model.bert.encoder.layer[0].attention.output
     layer.register_forward_hook(lambda _, inputs, output: output + torch.relu(inputs[1] - 5))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert shift_channels(model, windows, 0) == 0
+    assert centered(model, windows) == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

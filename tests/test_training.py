@@ -5,32 +5,20 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import Trainer, trainer_utils
 
 from qa.checkpoints import load_model, torch_forward
 from qa.errors import UserError
-from qa.features import make_windows
+from qa.features import LabelledWindows, label_windows, make_windows
 from qa.logits import run_windows
-from qa.outputs import fingerprint
 from qa.params import Finetune
 from qa.squad import read_questions
-from qa.training import (
-    SEAL,
-    TrainingWindow,
-    _LengthGroupedSampler,
-    label_windows,
-    log_no_steps,
-    teacher_logits,
-    train,
-    use_bf16,
-)
+from qa.training import SEAL, _Collator, _LengthGroupedSampler, _TrainingSet, train, use_bf16
 from tests.conftest import ROOT
 
 PARAMS = Finetune(
@@ -48,19 +36,19 @@ PARAMS = Finetune(
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer: Any) -> list[TrainingWindow]:
+def windows(tokenizer: Any) -> LabelledWindows:
     examples = read_questions(ROOT / "data/sample/train.json")[:40]
     made = make_windows(examples, tokenizer, max_length=128, doc_stride=32, max_question_length=32)
     return label_windows(made[:40], examples)
 
 
 def trained(
-    folder: Path, tiny_model: Path, windows: Sequence[TrainingWindow], **more: Any
+    folder: Path, tiny_model: Path, windows: LabelledWindows, **more: Any
 ) -> dict[str, torch.Tensor]:
     model, has_head = load_model(tiny_model, dropout=True)
     assert has_head
     options = {"epochs": 2.0, "checkpoints": folder / "checkpoints/x", "logs": folder / "logs"}
-    train(model, 0, windows, PARAMS, **{**options, **more})
+    train(model, windows, PARAMS, **{**options, **more})
     return copy.deepcopy(model.state_dict())
 
 
@@ -84,7 +72,7 @@ def logs(folder: Path) -> dict[str, str]:
 def test_a_run_cut_off_ends_as_an_uninterrupted_one(
     tmp_path: Path,
     tiny_model: Path,
-    windows: list[TrainingWindow],
+    windows: LabelledWindows,
     monkeypatch: pytest.MonkeyPatch,
     killed_at: int,
 ) -> None:
@@ -116,7 +104,7 @@ def test_a_run_cut_off_ends_as_an_uninterrupted_one(
 
 
 @pytest.fixture(scope="module")
-def cut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any) -> Path:
+def cut(tiny_model: Path, windows: LabelledWindows, tmp_path_factory: Any) -> Path:
     """What is left of a run that was killed after its second checkpoint, at step 6."""
     folder: Path = tmp_path_factory.mktemp("cut")
     step = Trainer.training_step
@@ -133,7 +121,7 @@ def cut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any) 
 
 
 @pytest.fixture(scope="module")
-def uncut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any) -> Any:
+def uncut(tiny_model: Path, windows: LabelledWindows, tmp_path_factory: Any) -> Any:
     """What the same run learns when nothing happens to it."""
     return trained(tmp_path_factory.mktemp("uncut"), tiny_model, windows)
 
@@ -149,7 +137,7 @@ def uncut(tiny_model: Path, windows: list[TrainingWindow], tmp_path_factory: Any
 def test_a_checkpoint_that_is_not_whole_leaves_the_one_before(
     tmp_path: Path,
     tiny_model: Path,
-    windows: list[TrainingWindow],
+    windows: LabelledWindows,
     cut: Path,
     uncut: dict[str, torch.Tensor],
     capsys: pytest.CaptureFixture[str],
@@ -172,7 +160,7 @@ def test_a_checkpoint_that_is_not_whole_leaves_the_one_before(
 def test_with_no_whole_checkpoint_training_begins_afresh(
     tmp_path: Path,
     tiny_model: Path,
-    windows: list[TrainingWindow],
+    windows: LabelledWindows,
     cut: Path,
     uncut: dict[str, torch.Tensor],
     capsys: pytest.CaptureFixture[str],
@@ -190,7 +178,7 @@ def test_with_no_whole_checkpoint_training_begins_afresh(
 def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
     tmp_path: Path,
     tiny_model: Path,
-    windows: list[TrainingWindow],
+    windows: LabelledWindows,
     cut: Path,
     uncut: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
@@ -212,7 +200,7 @@ def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
 
 
 def test_the_log_holds_the_training_and_nothing_of_the_clock(
-    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+    tmp_path: Path, tiny_model: Path, windows: LabelledWindows
 ) -> None:
     trained(tmp_path, tiny_model, windows)
     written = logs(tmp_path)
@@ -228,10 +216,12 @@ def test_the_log_holds_the_training_and_nothing_of_the_clock(
 
 
 def test_a_training_of_no_steps_leaves_the_plots_of_one_without_points(
-    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+    tmp_path: Path, tiny_model: Path, windows: LabelledWindows
 ) -> None:
     trained(tmp_path / "one", tiny_model, windows)
-    log_no_steps(tmp_path / "none/logs")
+    untrained, _ = load_model(tiny_model, dropout=True)
+    assert same(untrained.state_dict(), trained(tmp_path / "none", tiny_model, windows, epochs=0.0))
+    assert not (tmp_path / "none/checkpoints").exists()
     one, none = logs(tmp_path / "one"), logs(tmp_path / "none")
     assert none.keys() == one.keys()
     for name in (name for name in one if name.endswith(".tsv")):
@@ -239,23 +229,18 @@ def test_a_training_of_no_steps_leaves_the_plots_of_one_without_points(
 
 
 def test_a_student_follows_its_teacher(
-    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+    tmp_path: Path, tiny_model: Path, windows: LabelledWindows
 ) -> None:
     """With the whole weight on the teacher, the student moves towards the teacher's logits."""
     model, _ = load_model(tiny_model, dropout=False)
     torch.manual_seed(1)
     with torch.no_grad():
         model.qa_outputs.weight.normal_(std=2.0)  # a teacher that differs in its head
-    plain = [item.window for item in windows]
-    teacher = run_windows(torch_forward(model), plain, 0)
-    taught = [
-        TrainingWindow(item.window, item.start_position, item.end_position, logits)
-        for item, logits in zip(windows, teacher, strict=True)
-    ]
+    teacher = run_windows(torch_forward(model), windows.windows)
 
     def distance(state: dict[str, torch.Tensor]) -> float:
         model.load_state_dict(state)
-        ours = run_windows(torch_forward(model), plain, 0)
+        ours = run_windows(torch_forward(model), windows.windows)
         divergence = 0.0
         for a, b in zip(ours, teacher, strict=True):
             p = torch.tensor(b.start).log_softmax(0)
@@ -269,8 +254,9 @@ def test_a_student_follows_its_teacher(
         trained(
             tmp_path,
             tiny_model,
-            taught,
+            windows,
             epochs=8.0,
+            teacher=teacher,
             distillation_weight=1.0,
             distillation_temperature=2.0,
         )
@@ -278,40 +264,57 @@ def test_a_student_follows_its_teacher(
     assert after < 0.8 * before
 
 
-@pytest.mark.fault("the teacher's kept logits, damaged", sees="they are computed again")
-def test_the_teacher_is_asked_once(
-    tmp_path: Path, tiny_model: Path, windows: list[TrainingWindow]
+def test_what_is_taught_alone_is_without_the_answers(
+    tmp_path: Path, tiny_model: Path, windows: LabelledWindows
+) -> None:
+    """With the whole weight on the teacher the answers are not used: others change nothing."""
+    model, _ = load_model(tiny_model, dropout=False)
+    teacher = run_windows(torch_forward(model), windows.windows)
+    others = LabelledWindows(windows.windows, windows.starts * 0, windows.ends * 0)
+    assert windows.starts.any()
+    options: dict[str, Any] = {"teacher": teacher, "distillation_temperature": 2.0}
+    for weight, alike in ((1.0, True), (0.5, False)):
+        options["distillation_weight"] = weight
+        one, two = (
+            trained(tmp_path / f"{weight}" / name, tiny_model, labelled, **options)
+            for name, labelled in (("one", windows), ("two", others))
+        )
+        assert same(one, two) is alike
+
+
+def test_batches_hold_answers_and_teacher_as_they_are_wanted(
+    tiny_model: Path, windows: LabelledWindows
 ) -> None:
     model, _ = load_model(tiny_model, dropout=False)
-    plain = [item.window for item in windows]
-    first = teacher_logits(model, plain, 0, tmp_path)
-    expected = run_windows(torch_forward(model), plain, 0)
-    with torch.no_grad():
-        model.qa_outputs.weight.zero_()
-    second = teacher_logits(model, plain, 0, tmp_path)
-    for a, b, c in zip(first, second, expected, strict=True):
-        assert np.array_equal(a.start, b.start)
-        assert np.array_equal(a.end, c.end)
-    whole = (tmp_path / "teacher.npz").read_bytes()
-    zeros = whole[:200] + b"\0" * (len(whole) - 400) + whole[-200:]
-    for damaged in (whole[:-1], whole[:100], zeros, b"", None):
-        if damaged is None:
-            (tmp_path / "teacher.npz").unlink()
-        else:
-            (tmp_path / "teacher.npz").write_bytes(damaged)
-        assert not teacher_logits(model, plain, 0, tmp_path)[0].start.any()
-        (tmp_path / "teacher.npz").write_bytes(whole)
-        assert teacher_logits(model, plain, 0, tmp_path)[0].start.any()
+    teacher = run_windows(torch_forward(model), windows.windows)
+    inputs = {"input_ids", "attention_mask", "token_type_ids"}
+    answers = {"start_positions", "end_positions"}
+    logits = {"teacher_start_logits", "teacher_end_logits"}
+    for taught, with_answers in ((teacher, False), (teacher, True), (None, True)):
+        items = _TrainingSet(windows, taught)
+        batch = _Collator(0, with_answers)([items[i] for i in range(4)])
+        assert batch.keys() == inputs | (answers if with_answers else set()) | (
+            logits if taught else set()
+        )
+        if with_answers:
+            assert batch["start_positions"].tolist() == windows.starts[:4].tolist()
+            assert batch["end_positions"].tolist() == windows.ends[:4].tolist()
+        for row in range(4 if taught else 0):
+            padded, length = batch["teacher_end_logits"][row], len(windows.windows[row])
+            assert padded[:length].tolist() == teacher[row].end.tolist()
+            assert not padded[length:].any()
 
 
-def test_another_run_s_checkpoints_are_not_resumed(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.write_text("x")
-    name = fingerprint([PARAMS], [data])
-    assert name == fingerprint([PARAMS.model_copy()], [data])
-    assert name != fingerprint([PARAMS.model_copy(update={"learning_rate": 2e-3})], [data])
-    data.write_text("y")
-    assert name != fingerprint([PARAMS], [data])
+def test_training_leaves_other_folders_and_its_own_alone(
+    tmp_path: Path, tiny_model: Path, windows: LabelledWindows
+) -> None:
+    """What is removed, and when, is for `qa.unfinished` to say."""
+    other = tmp_path / "checkpoints/other/file"
+    other.parent.mkdir(parents=True)
+    other.write_text("x")
+    trained(tmp_path, tiny_model, windows)
+    assert other.read_text() == "x"
+    assert (tmp_path / "checkpoints/x/trainer/checkpoint-9").is_dir()
 
 
 @pytest.mark.fault("training in BF16 on a processor without it")

@@ -1,0 +1,506 @@
+"""What code each stage can reach: a digest for every definition, and the version of every library.
+
+DVC runs a stage again when its file of digests changes, and not for a comment, a docstring or code
+that the stage never calls. Read from the sources, nothing is imported: what cannot be resolved
+counts as reached, and what cannot be seen at all is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import re
+import sys
+import tokenize
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from qa.errors import UserError
+
+HARMLESS = frozenset(
+    {"cache", "cached_property", "contextmanager", "dataclass", "lru_cache", "overload", "wraps"}
+)
+"""Decorators that do nothing but to what they decorate; any other may enter it somewhere."""
+
+UNSEEN = frozenset({"__import__", "eval", "exec", "globals"})
+"""Functions by which code reaches other code that the sources do not name there."""
+
+UNSEEN_OF_MODULES = frozenset(
+    {
+        "__getattr__",
+        "__init_subclass__",
+        "__subclasses__",
+        "exec_module",
+        "import_module",
+        "reload",
+        "run_module",
+        "run_path",
+        "spec_from_file_location",
+    }
+)
+"""The same, whether called alone, of a module or defined."""
+
+BY_NAME = frozenset({"getattr", "setattr", "vars"})
+"""The same, where they are called on a module; on objects they reach methods, which are taken in
+with their class."""
+
+LAYOUT = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER})
+"""Tokens that no run can tell from their absence."""
+
+MODULE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
+"""What may be the name of a module."""
+
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)", re.MULTILINE)
+
+
+@dataclass
+class Definition:
+    """A function, a class, a method, or a statement of a module.
+
+    Attributes:
+        name: as other code calls it, without the module: `Engine.read`.
+        text: its source, without comments, docstrings and layout.
+        uses: the names that it may look up in its module.
+        imports: by the name that is bound inside, what that stands for.
+    """
+
+    module: str
+    name: str
+    text: str
+    uses: frozenset[str]
+    imports: Mapping[str, str]
+
+
+@dataclass
+class Module:
+    """A file of the project.
+
+    Attributes:
+        names: by name, the definitions that bind it; a class with all of its methods.
+        imports: by the name that an import binds, what that stands for: `qa.errors.run`.
+        effects: statements that run when the module is imported, whoever uses what of it.
+        loads: modules that are imported with it.
+    """
+
+    names: dict[str, list[Definition]] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)
+    effects: list[Definition] = field(default_factory=list)
+    loads: set[str] = field(default_factory=set)
+
+
+class Sources:
+    """The project's Python files, read and taken apart.
+
+    Args:
+        root: of the project.
+        folders: those below it that hold code, by the names that they are imported by.
+    """
+
+    def __init__(self, root: Path, folders: Collection[str]) -> None:
+        self.modules: dict[str, Module] = {}
+        for folder in folders:
+            for path in sorted((root / folder).rglob("*.py")):
+                parts = path.relative_to(root).with_suffix("").parts
+                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+                self.modules[name] = _Reader(name, path, frozenset(folders)).module
+
+    def reached(self, start: str) -> list[Definition]:
+        """All definitions that running a module as a script can reach, in no order.
+
+        Raises:
+            KeyError: there is no such module.
+        """
+        found: dict[int, Definition] = {}
+        loaded: set[str] = set()
+        todo: list[Definition] = list(self._loaded(start, loaded))
+        todo += [each for some in self.modules[start].names.values() for each in some]
+        while todo:
+            definition = todo.pop()
+            if id(definition) in found:
+                continue
+            found[id(definition)] = definition
+            module = self.modules[definition.module]
+            for name in definition.uses:
+                todo += module.names.get(name, [])
+            for target in self._targets(definition):
+                todo += self._loaded(self._split(target)[0], loaded)
+                todo += self._named(target)
+        return list(found.values())
+
+    def _loaded(self, name: str, loaded: set[str]) -> Iterator[Definition]:
+        """What runs when a module is imported for the first time."""
+        while name and name not in self.modules:
+            name = name.rpartition(".")[0]
+        if not name or name in loaded:
+            return
+        loaded.add(name)
+        yield from self._loaded(name.rpartition(".")[0], loaded)
+        module = self.modules[name]
+        yield from module.effects
+        for other in sorted(module.loads):
+            yield from self._loaded(other, loaded)
+
+    def _targets(self, definition: Definition) -> Iterator[str]:
+        """What the names that a definition uses were imported as."""
+        bound = {**self.modules[definition.module].imports, **definition.imports}
+        for name in definition.uses:
+            if name in bound:
+                yield bound[name]
+        yield from definition.imports.values()
+
+    def _split(self, target: str) -> tuple[str, str]:
+        """The module of the project in a dotted name, and what is left of the name."""
+        module, rest = target, ""
+        while module and module not in self.modules:
+            module, _, last = module.rpartition(".")
+            rest = f"{last}.{rest}" if rest else last
+        return module, rest
+
+    def _named(self, target: str) -> list[Definition]:
+        """The definitions that a dotted name stands for; of a module, all that it has."""
+        module, rest = self._split(target)
+        if not module:
+            return []
+        found = self.modules[module]
+        if not rest:
+            return [each for some in found.names.values() for each in some]
+        name = rest.partition(".")[0]
+        if name in found.names:
+            return found.names[name]
+        return self._named(found.imports[name]) if name in found.imports else []
+
+    def libraries(self, definitions: Iterable[Definition]) -> set[str]:
+        """The packages, outside the project and Python, that definitions import from."""
+        tops = {
+            target.partition(".")[0]
+            for definition in definitions
+            for target in self._targets(definition)
+            if not self._split(target)[0]
+        }
+        return tops - sys.stdlib_module_names - {"__future__"}
+
+    def digests(self, definitions: list[Definition]) -> dict[str, str | list[str]]:
+        """By name, the digest of each definition; of several of one name, a list.
+
+        A digest covers the text and what its names stand for, as far as the text does not tell:
+        a library's, and which of several definitions of one name.
+        """
+        several: dict[str, set[str]] = {}
+        for definition in definitions:
+            several.setdefault(definition.name, set()).add(definition.text)
+        found: dict[str, list[str]] = {}
+        for definition in definitions:
+            meant = sorted(self._meant(definition, several))
+            text = "\n".join([definition.text, *meant])
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            found.setdefault(definition.name, []).append(digest)
+        return {
+            name: some[0] if len(some) == 1 else sorted(some)
+            for name, some in sorted(found.items())
+        }
+
+    def _meant(self, definition: Definition, several: Mapping[str, set[str]]) -> Iterator[str]:
+        module = self.modules[definition.module]
+        bound = {**module.imports, **definition.imports}
+        for name in definition.uses:
+            target = bound.get(name)
+            if target is not None and not self._split(target)[0]:
+                yield f"{name} = {target}"
+                continue
+            named = module.names.get(name, []) if target is None else self._named(target)
+            for each in named:
+                top = each.name.partition(".")[0]
+                if top != name:  # imported under another name
+                    yield f"{name} = {top}"
+                if len(several.get(each.name, ())) > 1:
+                    yield f"{name} = {hashlib.sha256(each.text.encode()).hexdigest()}"
+
+
+def stage_digests(
+    root: Path, folders: Collection[str], scripts: Mapping[str, str], pins: Mapping[str, str]
+) -> dict[str, dict[str, object]]:
+    """The digests of each stage.
+
+    Args:
+        root: of the project.
+        folders: of its code, the scripts' included.
+        scripts: by stage, its script as a module: `stages.train`.
+        pins: by distribution, in lower case with `-`, its version.
+
+    Returns:
+        By stage `code`, as `Sources.digests`, and `libraries`, the version of each distribution
+        that the code imports from; None where none is pinned.
+
+    Raises:
+        UserError: a file is not Python, or uses what cannot be seen.
+    """
+    sources = Sources(root, folders)
+    distributions = packages_distributions()
+    found: dict[str, dict[str, object]] = {}
+    for stage, script in scripts.items():
+        definitions = sources.reached(script)
+        names = {
+            _normal(distribution)
+            for package in sources.libraries(definitions)
+            for distribution in distributions.get(package, [package])
+        }
+        found[stage] = {
+            "code": sources.digests(definitions),
+            "libraries": {name: pins.get(name) for name in sorted(names)},
+        }
+    return found
+
+
+def read_pins(files: Iterable[Path]) -> dict[str, str]:
+    """By distribution, in lower case with `-`, the version that requirements files pin.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    pins: dict[str, str] = {}
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); git checkout {file}") from None
+        pins |= {_normal(name): version for name, version in PIN.findall(text)}
+    return pins
+
+
+def write_digests(folder: Path, digests: Mapping[str, Mapping[str, object]]) -> None:
+    """Write a JSON file a stage into an existing folder."""
+    for stage, content in digests.items():
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (folder / f"{stage}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+class _Reader:
+    """Takes one file apart."""
+
+    def __init__(self, name: str, path: Path, folders: frozenset[str]) -> None:
+        self.name, self.path, self.folders, self.module = name, path, folders, Module()
+        try:
+            self.source = path.read_text(encoding="utf-8")
+            tree = ast.parse(self.source)
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, "lineno", None) or 1
+            raise UserError(f"{path}:{line}: not Python ({error}); fix it") from None
+        self.lines = self.source.splitlines(keepends=True)
+        self.strings = {  # docstrings: statements that do nothing
+            node.lineno: node.end_lineno or node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        }
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        self.imports = {
+            id(node): dict(_bound(node, package))
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        for node in ast.walk(tree):
+            if (what := _unseen(node, self.imports)) is not None:
+                raise UserError(
+                    f"{path}:{getattr(node, 'lineno', 1)}: {what}, behind which the digests of the"
+                    " stages see nothing; name the definition that is meant"
+                )
+        for node in tree.body:
+            self._read(node)
+
+    def _read(self, node: ast.stmt) -> None:
+        if id(node) in self.imports:
+            self._import(node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            self._define(node.name, [self._definition(node.name, node)], effect=_entered(node))
+        elif isinstance(node, ast.ClassDef):
+            self._define(node.name, self._class(node), effect=_entered(node) or bool(node.keywords))
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and (names := _assigned(node)):
+            definition = self._definition(names[0], node)
+            for name in names:
+                self._define(name, [definition], effect=_calls(node.value))
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            # Whatever else stands in a module: an `if`, a `with`, a call. It may bind names too.
+            definition = self._definition("<module>", node)
+            self.module.effects.append(definition)
+            for inner in ast.walk(node):
+                if id(inner) in self.imports:
+                    self._import(inner)
+                for name in _binds(inner):
+                    self.module.names.setdefault(name, []).append(definition)
+
+    def _import(self, node: ast.AST) -> None:
+        self.module.imports |= self.imports[id(node)]
+        self.module.loads |= set(self.imports[id(node)].values())
+
+    def _define(self, name: str, definitions: list[Definition], *, effect: bool) -> None:
+        self.module.names.setdefault(name, []).extend(definitions)
+        if effect:
+            self.module.effects += definitions
+
+    def _class(self, node: ast.ClassDef) -> list[Definition]:
+        """A class as one definition for each method, and one for all else of it."""
+        methods = [
+            each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
+        ]
+        found = [self._definition(node.name, node, without=methods)]
+        return found + [self._definition(f"{node.name}.{m.name}", m) for m in methods]
+
+    def _definition(
+        self, name: str, node: ast.stmt, without: Iterable[ast.stmt] = ()
+    ) -> Definition:
+        left_out = {id(each) for some in without for each in ast.walk(some)}
+        nodes = [each for each in ast.walk(node) if id(each) not in left_out]
+        uses = {each.id for each in nodes if isinstance(each, ast.Name)}
+        imports: dict[str, str] = {}
+        for each in nodes:
+            imports |= self.imports.get(id(each), {})
+            if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                # An annotation, or a module that is run by its name.
+                uses |= {each.value} if each.value.isidentifier() else set()
+                if MODULE.fullmatch(each.value) and each.value.partition(".")[0] in self.folders:
+                    imports[each.value] = each.value
+        ranges = [(_first_line(each), each.end_lineno or 0) for each in without]
+        return Definition(
+            self.name,
+            name,
+            self._text(node, ranges),
+            frozenset(uses),
+            imports,
+        )
+
+    def _text(self, node: ast.stmt, without: list[tuple[int, int]]) -> str:
+        """The tokens of a statement, a space between them: the same for any layout."""
+        first, last = _first_line(node), node.end_lineno or 0
+        kept = [
+            line if not any(a <= number <= b for a, b in without) else "\n"
+            for number, line in enumerate(self.lines[first - 1 : last], first)
+        ]
+        indent = len(kept[0]) - len(kept[0].lstrip())
+        text = "".join(kept)
+        if indent:  # a method: as the body of something, so that it is Python by itself
+            text = "if 1:\n" + text
+        return " ".join(self._tokens(text, first - 1 - bool(indent)))
+
+    def _tokens(self, text: str, before: int) -> Iterator[str]:
+        lines = text.splitlines(keepends=True)
+        started: list[tuple[int, int]] = []  # of f-strings, which Python 3.12 takes apart
+        skipped = 0  # up to which line a docstring is
+        try:
+            for token in tokenize.generate_tokens(io.StringIO(text).readline):
+                kind = tokenize.tok_name[token.type]
+                if kind == "FSTRING_START":
+                    started.append(token.start)
+                elif kind == "FSTRING_END":
+                    start = started.pop()
+                    if not started:
+                        yield _between(lines, start, token.end)
+                elif started or token.type in LAYOUT:
+                    continue
+                elif kind == "STRING" and not lines[token.start[0] - 1][: token.start[1]].strip():
+                    skipped = max(skipped, self.strings.get(token.start[0] + before, 0))
+                    if token.start[0] + before > skipped:
+                        yield token.string
+                elif kind == "NEWLINE" and token.start[0] + before <= skipped:
+                    continue
+                elif kind in ("NEWLINE", "INDENT", "DEDENT"):
+                    yield kind
+                else:
+                    yield token.string
+        except (tokenize.TokenError, IndentationError) as error:
+            raise UserError(f"{self.path}: cannot be taken apart ({error})") from None
+
+
+def _bound(node: ast.AST, package: str) -> Iterator[tuple[str, str]]:
+    """The names that an import binds, each with what it stands for."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name.partition(".")[0], alias.name
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")
+        base = parts[: len(parts) + 1 - node.level] if node.level else []
+        origin = ".".join([*base, *([node.module] if node.module else [])])
+        for alias in node.names:
+            yield alias.asname or alias.name, f"{origin}.{alias.name}"
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """The names that are assigned to; none where something else is, such as an attribute."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = []
+    for target in targets:
+        parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+        if not all(isinstance(part, ast.Name) for part in parts):
+            return []
+        names += [part.id for part in parts if isinstance(part, ast.Name)]
+    return names
+
+
+def _binds(node: ast.AST) -> list[str]:
+    """The names that a node inside another statement may bind in the module."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
+
+
+def _calls(node: ast.AST | None) -> bool:
+    return node is not None and any(isinstance(each, ast.Call) for each in ast.walk(node))
+
+
+def _entered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether a decorator may enter a definition somewhere, to be found without its name."""
+    for decorator in node.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if name not in HARMLESS:
+            return True
+    return False
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    lines: list[int] = [decorator.lineno for decorator in decorators]
+    return min([node.lineno, *lines])
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The source from one place, line and column, to another."""
+    if start[0] == end[0]:
+        return lines[start[0] - 1][start[1] : end[1]]
+    middle = lines[start[0] : end[0] - 1]
+    return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
+
+
+def _unseen(node: ast.AST, imports: Mapping[int, Mapping[str, str]]) -> str | None:
+    """How a node reaches code that the sources do not name there, if it does."""
+    if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+        return f"`from {node.module} import *`"
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if "." in alias.name and alias.asname is None and alias.name.startswith("qa."):
+                return f"`import {alias.name}` without `as`"
+    names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+    names |= {node.attr} if isinstance(node, ast.Attribute) else set()
+    names |= {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else set()
+    names &= UNSEEN_OF_MODULES
+    names |= {node.id} & (UNSEEN | UNSEEN_OF_MODULES) if isinstance(node, ast.Name) else set()
+    if names:
+        return f"`{min(names)}`"
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in BY_NAME
+        and node.args
+        and isinstance(node.args[0], ast.Name)
+        and any(node.args[0].id in bound for bound in imports.values())
+    ):
+        return f"`{node.func.id}({node.args[0].id}, ...)`"
+    return None

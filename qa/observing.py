@@ -1,0 +1,88 @@
+"""Hooks that watch a model while windows pass through it: on, the windows, off whatever happens.
+
+Windows go in batches, and padding is in none of what a hook sees. Knows nothing of what is watched
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from qa.batches import make_batches
+from qa.checkpoints import torch_forward
+from qa.features import WindowSet
+from qa.progress import progress
+
+
+class Handle(Protocol):
+    """What registering a hook returns, torch's or NNCF's."""
+
+    def remove(self) -> None:
+        """Take the hook off."""
+
+
+@contextmanager
+def hooked(handles: Iterable[Handle]) -> Iterator[None]:
+    """Take hooks off at the end of the block."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Tokens:
+    """Windows on their way through a model, and which positions of the batch are no padding."""
+
+    def __init__(self, model: nn.Module, windows: WindowSet) -> None:
+        self._forward = torch_forward(model)
+        self._windows = windows
+        self._device = next(model.parameters()).device
+        self._real = torch.empty(0, dtype=torch.bool)
+
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        """What a module reads or returns, a row a token, without the padding.
+
+        Args:
+            values: of the batch that passes, (windows, length, channels). In another shape, as of
+                tables of relative positions, all of it counts.
+
+        Returns:
+            Shape (tokens, channels).
+        """
+        if values.shape[:2] == self._real.shape:
+            return values[self._real]
+        rows = values.flatten(end_dim=-2)
+        return rows[self._real.flatten()] if len(rows) == self._real.numel() else rows
+
+    def pass_all(self, description: str) -> None:
+        """Run the model on all windows, in batches of like length, behind a bar."""
+        with progress(description, len(self._windows), "window") as bar:
+            for batch in make_batches(self._windows.lengths):
+                arrays = self._windows.pad(batch.indices, batch.length)
+                self._real = torch.from_numpy(arrays["attention_mask"]).bool().to(self._device)
+                self._forward(arrays)
+                bar.update(len(batch.indices))
+
+
+class Change(Protocol):
+    """A change of a model that needs to have seen it at work."""
+
+    def watch(self, tokens: Tokens) -> Sequence[Handle]:
+        """Put on hooks that note what `apply` needs."""
+
+    def apply(self) -> int:
+        """Change the model; how many places were."""
+
+
+def change(model: nn.Module, windows: WindowSet, changes: Sequence[Change]) -> list[int]:
+    """Change a model by what one pass of windows shows; how many places each change found."""
+    tokens = Tokens(model, windows)
+    with hooked([handle for each in changes for handle in each.watch(tokens)]):
+        tokens.pass_all("ranges of channels")
+    return [each.apply() for each in changes]

@@ -1,0 +1,49 @@
+"""Stage teach: the FP32 model's logits of the training windows, which quantized training follows.
+
+Writes data/teacher/logits.arrow, without rows where nothing is taught.
+"""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+
+from qa.checkpoints import best_device, load_model, torch_forward
+from qa.errors import reading, run
+from qa.outputs import whole_folder
+from qa.params import Checkpoints, Sections, read_params
+from qa.progress import progress
+from qa.teaching import write_teacher
+from qa.unfinished import unfinished
+from qa.window_files import read_windows
+
+FP32, WINDOWS = Path("models/fp32"), Path("data/windows/train.arrow")
+WANTED = Path("models/teacher.json")
+OUT = Path("data/teacher")
+
+
+class Params(Sections):
+    checkpoints: Checkpoints
+
+
+def main() -> None:
+    kept = read_params(Params).checkpoints.other_runs
+    with reading(WANTED, "run `dvc repro check_params`"):
+        teaches = json.loads(WANTED.read_text(encoding="utf-8"))["teaches"]
+    with whole_folder(OUT) as out, unfinished("teach", [], [FP32, WINDOWS], others=kept) as parts:
+        windows = read_windows(WINDOWS).windows[: None if teaches else 0]
+        model, _ = load_model(FP32, dropout=False)
+        forward = torch_forward(model.to(best_device()))
+        with progress("teacher", len(windows), "window") as bar:
+            write_teacher(out / "logits.arrow", forward, windows, parts, bar.update)
+
+
+if __name__ == "__main__":
+    run(main)

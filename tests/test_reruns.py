@@ -1,0 +1,255 @@
+"""What an edit makes DVC run again, and what it leaves: with DVC, on a reproduced project."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import STAGES, Project, ran
+
+PROFILED = """
+import json, runpy, sys, threading
+script, out = sys.argv[1:3]
+sys.argv = [script]
+names = set()
+
+def note(frame, event, _):
+    code = frame.f_code
+    if event == "call" and ("/qa/" in code.co_filename or "/stages/" in code.co_filename):
+        names.add((code.co_filename.rpartition("/project/")[2], code.co_qualname))
+
+threading.setprofile(note)
+sys.setprofile(note)
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    sys.setprofile(None)
+    json.dump(sorted(names), open(out, "w"))
+"""
+"""Runs a script and writes the project's functions that ran: `sys.setprofile` sees them all."""
+
+
+def edit(project: Project, file: str, old: str, new: str) -> None:
+    """Replace a text in a file, where it stands once."""
+    path = project.folder / file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (file, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def stale(project: Project) -> set[str]:
+    """The stages that the next `dvc repro` would run for what they depend on."""
+    status = json.loads(project.check("dvc", "status", "--json", "dvc.yaml").splitlines()[-1])
+    return {
+        stage
+        for stage, entries in status.items()
+        if any("changed deps" in entry for entry in entries if isinstance(entry, dict))
+    }
+
+
+def edit_nothing(source: str) -> str:
+    """A comment behind every statement that takes one line, and more in every docstring."""
+    lines = source.splitlines()
+    tree = ast.parse(source)
+    docstrings = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+        and ast.get_docstring(node, clean=False) is not None
+    ]
+    for each in docstrings:
+        at = (each.end_lineno or 0) - 1
+        assert lines[at].endswith('"""')
+        lines[at] = lines[at][:-3] + ' And more."""'
+    text = {number for each in docstrings for number in range(each.lineno, (each.end_lineno or 0))}
+    strings = {
+        number
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and node.lineno != node.end_lineno
+        for number in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Return) or node.lineno != node.end_lineno:
+            continue
+        if node.lineno not in strings | text:
+            lines[node.lineno - 1] += "  # why not"
+    return "\n".join(lines) + "\n"
+
+
+def test_comments_and_docstrings_anywhere_run_nothing_but_digest(unchanged: Project) -> None:
+    for folder in ("qa", "stages"):
+        for file in (unchanged.folder / folder).rglob("*.py"):
+            source = file.read_text(encoding="utf-8")
+            edited = edit_nothing(source)
+            assert edited != source
+            file.write_text(edited, encoding="utf-8")
+    assert ran(unchanged.check("dvc", "repro")) == ["digest"]
+
+
+def test_an_edit_of_the_csv_writer_runs_infer_alone(unchanged: Project) -> None:
+    edit(
+        unchanged,
+        "qa/table.py",
+        "            journal.advance(progress)\n",
+        "            journal.advance(progress)\n            del chunk\n",
+    )
+    assert ran(unchanged.check("dvc", "repro")) == ["digest", "infer"]
+    assert "answer_table" in unchanged.git("diff", "-U0", "--", "digests/infer.json")
+
+
+def test_an_edit_of_gptq_runs_calibrate_and_what_follows(unchanged: Project) -> None:
+    edit(unchanged, "qa/rounding.py", "DAMPING = 0.01", "DAMPING = 0.5")
+    follows = STAGES[STAGES.index("calibrate") :]
+    assert ran(unchanged.check("dvc", "repro")) == ["digest", "probe", *follows]
+    diff = unchanged.git("diff", "-U0", "--", "digests/calibrate.json")
+    assert re.findall(r'^\+ +"(\w+)"', diff, re.MULTILINE) == ["DAMPING"]
+
+
+def test_another_version_of_a_library_runs_what_imports_it(unchanged: Project) -> None:
+    file = unchanged.folder / "requirements.txt"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub(r"(?m)^nncf==\S+", "nncf==99.0", text), encoding="utf-8")
+    unchanged.check("dvc", "repro", "digest")
+    assert stale(unchanged) == {"probe", "calibrate", "train", "export"}
+
+
+def test_moving_a_function_runs_nothing_but_digest(unchanged: Project) -> None:
+    file = unchanged.folder / "qa/splitting.py"
+    text = file.read_text(encoding="utf-8")
+    start, end = text.index("def _shares("), text.index("def _split(")
+    moved = f"import heapq\n\n\n{text[start:end].rstrip()}\n"
+    (unchanged.folder / "qa/shares.py").write_text(moved, encoding="utf-8")
+    left = text[:start] + text[end:]
+    left = left.replace("import heapq\n", "").replace(
+        "from qa.observing", "from qa.shares import _shares\nfrom qa.observing"
+    )
+    file.write_text(left, encoding="utf-8")
+    assert ran(unchanged.check("dvc", "repro")) == ["digest"]
+    assert unchanged.git("diff", "--", "digests") == ""
+
+
+def test_a_new_knob_of_one_stage_runs_no_other(unchanged: Project) -> None:
+    edit(unchanged, "qa/params.py", "    repeats: Count\n", "    repeats: Count\n    warm: Count\n")
+    edit(unchanged, "params.yaml", "  repeats: 50\n", "  repeats: 50\n  warm: 3\n")
+    assert ran(unchanged.check("dvc", "repro")) == ["digest", "check_params"]
+
+
+def started(project: Project, stage: str) -> subprocess.Popen[bytes]:
+    """A `dvc repro` of a stage that never ran, with two checkpoints written."""
+    shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "--single-item", stage],
+        cwd=project.folder,
+        env=project.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for_checkpoint(project.folder, stage, process)
+    return process
+
+
+def wait_for_checkpoint(folder: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a stage has written its second checkpoint."""
+    deadline = time.monotonic() + 300
+    while not list(
+        folder.glob(f"models/checkpoints/{stage}/*/trainer/checkpoint-[23]/hashes.json")
+    ):
+        assert process.poll() is None, "the stage ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_edit_while_a_stage_runs_leaves_it_stale(unchanged: Project) -> None:
+    process = started(unchanged, "train")
+    edit(unchanged, "qa/training.py", "KEPT = 2\n", "KEPT = 3\n")
+    assert process.wait(timeout=300) == 0
+    assert stale(unchanged) == {"digest"}
+    unchanged.check("dvc", "repro", "digest")
+    assert stale(unchanged) == {"probe", "finetune", "train"}
+
+
+def test_a_killed_training_goes_on_after_an_edit_of_a_docstring(unchanged: Project) -> None:
+    wanted = unchanged.lock()["train"]["outs"]
+    process = started(unchanged, "train")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for name in ("training", "card", "quantization"):
+        file = unchanged.folder / f"qa/{name}.py"
+        file.write_text(edit_nothing(file.read_text(encoding="utf-8")), encoding="utf-8")
+    output = unchanged.check("dvc", "repro")
+    assert ran(output) == ["digest", "train"]
+    assert "resuming from step" in output
+    assert unchanged.lock()["train"]["outs"] == wanted
+    assert not list((unchanged.folder / "models/checkpoints").glob("*/*"))
+
+
+def test_checkpoints_of_other_parameters_are_kept(unchanged: Project) -> None:
+    """A run that was killed goes on after another one has run to its end."""
+    wanted = unchanged.lock()["train"]["outs"]
+    process = started(unchanged, "train")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    unchanged.set(train__learning_rate=2e-6)
+    assert "resuming" not in unchanged.check("dvc", "repro", "train")
+    unchanged.set(train__learning_rate=1e-6)
+    shutil.rmtree(unchanged.folder / ".dvc/cache/runs")
+    output = unchanged.check("dvc", "repro", "train")
+    assert "resuming from step" in output
+    assert unchanged.lock()["train"]["outs"] == wanted
+    shown = unchanged.check("python", "scripts/checkpoints.py", "remove")
+    assert shown == "models/checkpoints: no unfinished runs\n"
+
+
+def test_a_killed_experiment_of_the_queue_goes_on(unchanged: Project) -> None:
+    """Experiments run in folders that DVC removes: what they did so far lies in the checkout."""
+    unchanged.check("dvc", "exp", "run", "--queue", "--name", "one", "-S", "train.max_steps=5")
+    process = subprocess.Popen(
+        ["dvc", "exp", "run", "--run-all"],
+        cwd=unchanged.folder,
+        env=unchanged.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for_checkpoint(unchanged.folder, "train", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    runs = list((unchanged.folder / "models/checkpoints/train").iterdir())
+    assert len(runs) == 1
+    for lock in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):  # README: after a kill of DVC itself
+        (unchanged.folder / lock).unlink(missing_ok=True)
+    output = unchanged.check("dvc", "exp", "run", "-S", "train.max_steps=5")
+    assert "resuming from step" in output
+    assert not runs[0].exists()
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "digest"])
+def test_every_function_that_runs_is_in_the_digest(
+    reproduced: Project, tmp_path: Path, stage: str
+) -> None:
+    """In a copy with the inputs, so that the project keeps its outputs."""
+    script = "tokenize_" if stage == "tokenize" else stage
+    out = tmp_path / "names.json"
+    copy = tmp_path / "project"
+    shutil.copytree(reproduced.folder, copy, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    there = Project.there(copy)
+    there.env |= {"OMP_NUM_THREADS": "1"}
+    there.check("python", "-c", PROFILED, f"stages/{script}.py", str(out))
+    digest = json.loads((copy / f"digests/{stage}.json").read_text(encoding="utf-8"))["code"]
+    seen = {
+        name.partition(".<locals>")[0]
+        for _, name in json.loads(out.read_text(encoding="utf-8"))
+        if not name.startswith("<")  # of a module itself
+    }
+    assert "main" in seen
+    assert sorted(seen - digest.keys()) == []
