@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -43,29 +44,33 @@ class Tokens:
         self._forward = torch_forward(model)
         self._windows = windows
         self._device = next(model.parameters()).device
-        self._real = torch.empty(0, dtype=torch.bool)
+        self._real, self._positions = torch.empty(0, dtype=torch.long), 0
 
-    def rows(self, values: torch.Tensor) -> torch.Tensor:
+    def rows(self, values: torch.Tensor, at_most: int | None = None) -> torch.Tensor:
         """What a module reads or returns, a row a token, without the padding.
 
         Args:
             values: of the batch that passes, (windows, length, channels). In another shape, as of
                 tables of relative positions, all of it counts.
+            at_most: rows of all batches together, evenly spread; about as many. None for all.
 
         Returns:
             Shape (tokens, channels).
         """
-        if values.shape[:2] == self._real.shape:
-            return values[self._real]
         rows = values.flatten(end_dim=-2)
-        return rows[self._real.flatten()] if len(rows) == self._real.numel() else rows
+        every = 1 if at_most is None else max(1, sum(self._windows.lengths) // at_most)
+        if len(rows) != self._positions:
+            return rows[::every]
+        return rows.index_select(0, self._real[::every])
 
     def pass_all(self, description: str) -> None:
         """Run the model on all windows, in batches of like length, behind a bar."""
         with progress(description, len(self._windows), "window") as bar:
             for batch in make_batches(self._windows.lengths):
                 arrays = self._windows.pad(batch.indices, batch.length)
-                self._real = torch.from_numpy(arrays["attention_mask"]).bool().to(self._device)
+                mask = arrays["attention_mask"].ravel()
+                self._real = torch.from_numpy(np.flatnonzero(mask)).to(self._device)
+                self._positions = len(mask)
                 self._forward(arrays)
                 bar.update(len(batch.indices))
 

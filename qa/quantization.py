@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from qa.checkpoints import WEIGHTS_FILE, copy_tokenizer, load_config_model, torch_forward
 from qa.errors import UserError, first_sentence
-from qa.features import WindowSet
+from qa.features import WindowSet, padded_length
 from qa.observing import hooked
 from qa.params import Calibrate
 from qa.progress import progress
@@ -69,6 +69,9 @@ for _namespace in (extensions.QuantizedFunctionsCPU, extensions.QuantizedFunctio
             Quantize_forward=_OPERATORS.forward, Quantize_backward=_OPERATORS.backward
         )
 
+TOKENS = 2048
+"""Of a batch that NNCF sees: with one window at a time, half of its time is Python's."""
+
 QUANTIZATION_FILE = "nncf.json"
 
 
@@ -88,18 +91,33 @@ def calibrate(model: PreTrainedModel, windows: WindowSet, params: Calibrate) -> 
     Returns:
         A fake-quantized model, trainable, its quantizers' ranges included.
     """
+    batches = _equal_batches(windows)
     passes = 2 if params.smooth_quant_alpha >= 0 else 1
-    total = 1 + passes * len(windows)  # the first is traced
+    total = len(batches[0]) + passes * len(windows)  # the first is traced
     with ExitStack() as stack:
         bar = stack.enter_context(progress("ranges of layers", total, "window"))
         # NNCF draws bars of its own on the standard output.
         stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
 
-        def tensors(index: int) -> dict[str, torch.Tensor]:
-            bar.update(1)
-            return {key: value.to(model.device) for key, value in _tensors(windows, index).items()}
+        def tensors(indices: list[int]) -> dict[str, torch.Tensor]:
+            bar.update(len(indices))
+            arrays = windows.pad(indices)
+            return {key: torch.from_numpy(a).to(model.device) for key, a in arrays.items()}
 
-        return _quantize(model, nncf.Dataset(range(len(windows)), tensors), len(windows), params)
+        return _quantize(model, nncf.Dataset(batches, tensors), len(batches), params)
+
+
+def _equal_batches(windows: WindowSet) -> list[list[int]]:
+    """Windows of the same padded length together, so that no range is one of more padding."""
+    by_length: dict[int, list[int]] = {}
+    for index, length in enumerate(windows.lengths):
+        by_length.setdefault(padded_length(length), []).append(index)
+    return [
+        indices[at : at + rows]
+        for length, indices in sorted(by_length.items())
+        for rows in [max(1, TOKENS // length)]
+        for at in range(0, len(indices), rows)
+    ]
 
 
 def _quantize(
@@ -124,6 +142,7 @@ def _quantize(
         ),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix.DISABLE,  # qa.overflow widens less
+            batchwise_statistics=True,  # the mean of each window's range, as without batches
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=params.smooth_quant_alpha),
         ),
     )
@@ -316,10 +335,6 @@ def strip(model: PreTrainedModel, windows: WindowSet) -> nn.Module:
         model,
         do_copy=True,
         strip_format=nncf.StripFormat.NATIVE,
-        example_input=_tensors(windows, 0),
+        example_input={key: torch.from_numpy(a) for key, a in windows.pad([0]).items()},
     )
     return stripped.eval()
-
-
-def _tensors(windows: WindowSet, index: int) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(array) for key, array in windows.pad([index]).items()}

@@ -19,6 +19,10 @@ from qa.features import WindowSet
 from qa.observing import Tokens, hooked
 from qa.quantization import QuantizedLinear, quantized_linears
 
+TOKENS_PER_CHANNEL = 32
+"""Of what a layer reads, tokens that are summed up for each of its channels, at the most: the paper
+has 5 to 20 for its largest models."""
+
 DAMPING = 0.01
 """Added to the diagonal, times its mean, so that a channel that is never used does no harm."""
 
@@ -41,7 +45,7 @@ class _Inputs(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As a function hook behind the quantizer of the inputs: adds to `products`."""
-        rows = self._tokens.rows(values)
+        rows = self._tokens.rows(values, TOKENS_PER_CHANNEL * values.shape[-1])
         self.products = getattr(self, "products", 0) + (rows.T @ rows).double()
         return values
 
