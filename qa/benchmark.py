@@ -55,6 +55,7 @@ def measure_all(
     setting: Setting,
     folder: Path,
     params: Benchmark,
+    *,
     language: Language,
 ) -> dict[str, Any]:
     """Compare the contenders, and look closer at this project.

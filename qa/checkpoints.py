@@ -24,7 +24,9 @@ from transformers import (
 )
 
 from qa.errors import UserError, first_sentence
+from qa.features import WindowSet
 from qa.logits import Forward
+from qa.processor import has_bf16
 from qa.tracing import make_traceable
 
 # A bar for reading weights and one for writing them, done in a moment, among a stage's own lines.
@@ -179,6 +181,30 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 def best_device() -> str:
     """`cuda` where there is one, or else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def can_bf16() -> bool:
+    """Whether the device of `best_device` multiplies in BF16."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return has_bf16()
+
+
+def runs_in_bf16(model: PreTrainedModel, windows: WindowSet) -> bool:
+    """Whether a model computes a window under BF16 autocast; DeBERTa's first version does not."""
+    batch = {
+        key: torch.from_numpy(array).to(model.device) for key, array in windows.pad([0]).items()
+    }
+    training = model.training
+    model.eval()  # without dropout, which would draw random numbers
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            model(**batch)
+    except RuntimeError:
+        return False
+    finally:
+        model.train(training)
+    return True
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

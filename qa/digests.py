@@ -98,15 +98,20 @@ class Sources:
     Args:
         root: of the project.
         folders: those below it that hold code, by the names that they are imported by.
+        refuse: whether code that cannot be seen is an error.
     """
 
-    def __init__(self, root: Path, folders: Collection[str]) -> None:
+    def __init__(self, root: Path, folders: Collection[str], *, refuse: bool = True) -> None:
         self.modules: dict[str, Module] = {}
+        self.files: dict[str, Path] = {}
         for folder in folders:
             for path in sorted((root / folder).rglob("*.py")):
                 parts = path.relative_to(root).with_suffix("").parts
                 name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-                self.modules[name] = _Reader(name, path, frozenset(folders)).module
+                reader = _Reader(name, path, frozenset(folders))
+                if refuse:
+                    reader.refuse_unseen()
+                self.modules[name], self.files[name] = reader.module, path
 
     def reached(self, start: str) -> list[Definition]:
         """All definitions that running a module as a script can reach, in no order.
@@ -130,6 +135,13 @@ class Sources:
                 todo += self._loaded(self._split(target)[0], loaded)
                 todo += self._named(target)
         return list(found.values())
+
+    def imported(self, start: str) -> set[str]:
+        """The modules of the project that importing one imports, itself included."""
+        loaded: set[str] = set()
+        for _ in self._loaded(start, loaded):
+            pass
+        return loaded
 
     def _loaded(self, name: str, loaded: set[str]) -> Iterator[Definition]:
         """What runs when a module is imported for the first time."""
@@ -307,14 +319,22 @@ class _Reader:
             for node in ast.walk(tree)
             if isinstance(node, (ast.Import, ast.ImportFrom))
         }
-        for node in ast.walk(tree):
-            if (what := _unseen(node, self.imports)) is not None:
-                raise UserError(
-                    f"{path}:{getattr(node, 'lineno', 1)}: {what}, behind which the digests of the"
-                    " stages see nothing; name the definition that is meant"
-                )
+        self.tree = tree
         for node in tree.body:
             self._read(node)
+
+    def refuse_unseen(self) -> None:
+        """Refuse a file that reaches code which it does not name.
+
+        Raises:
+            UserError: it does; the message has the line.
+        """
+        for node in ast.walk(self.tree):
+            if (what := _unseen(node, self.imports)) is not None:
+                raise UserError(
+                    f"{self.path}:{getattr(node, 'lineno', 1)}: {what}, behind which the digests of"
+                    " the stages see nothing; name the definition that is meant"
+                )
 
     def _read(self, node: ast.stmt) -> None:
         if id(node) in self.imports:

@@ -46,7 +46,9 @@ class _Inputs(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As a function hook behind the quantizer of the inputs: adds to `products`."""
         rows = self._tokens.rows(values, TOKENS_PER_CHANNEL * values.shape[-1])
-        self.products = getattr(self, "products", 0) + (rows.T @ rows).double()
+        with torch.autocast(rows.device.type, enabled=False):
+            products = (rows.T @ rows).double()
+        self.products = getattr(self, "products", 0) + products
         return values
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from qa.account import four_digits
-from qa.checkpoints import load_model
+from qa.checkpoints import load_model, runs_in_bf16
 from qa.features import WindowSet
 from qa.processor import has_bf16
 from qa.quantization import fast_quantizers, load_quantized
-from qa.training import runs_in_bf16
 
 BATCH_SIZE = 16
 LENGTH = 192

@@ -35,13 +35,12 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 
-from qa.checkpoints import WEIGHTS_FILE
+from qa.checkpoints import WEIGHTS_FILE, can_bf16, runs_in_bf16
 from qa.errors import UserError
 from qa.features import LabelledWindows, Window, WindowSet
 from qa.logits import Logits
 from qa.outputs import hash_file, whole_file, write_json
 from qa.params import Finetune, Train
-from qa.processor import has_bf16
 from qa.progress import progress
 
 SEAL = "hashes.json"
@@ -97,30 +96,6 @@ def use_bf16(params: Finetune | Train) -> bool:
             " processor lacks; set fp32 or auto"
         )
     return able and params.precision != "fp32"
-
-
-def can_bf16() -> bool:
-    """Whether the device that trains multiplies in BF16."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return has_bf16()
-
-
-def runs_in_bf16(model: PreTrainedModel, windows: WindowSet) -> bool:
-    """Whether a model computes a window under BF16 autocast; DeBERTa's first version does not."""
-    batch = {
-        key: torch.from_numpy(array).to(model.device) for key, array in windows.pad([0]).items()
-    }
-    training = model.training
-    model.eval()  # without dropout, which would draw random numbers
-    try:
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-            model(**batch)
-    except RuntimeError:
-        return False
-    finally:
-        model.train(training)
-    return True
 
 
 def train(

@@ -62,8 +62,9 @@ def main() -> None:
         setting = Setting(
             FP32, ONNX_FP32, ONNX_INT8, folder / "optimum-intel", params.windows, params.decoding
         )
-        language = params.evaluate.language
-        measured = measure_all(examples, windows, setting, folder, params.benchmark, language)
+        measured = measure_all(
+            examples, windows, setting, folder, params.benchmark, language=params.evaluate.language
+        )
     content = {"machine": machine(), **measured, "training_step_s": steps}
     write_json(Path("metrics/benchmark.json"), content)
     with whole_file(Path("metrics/benchmark.csv")) as partial:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from qa.checkpoints import load_model, save_checkpoint, torch_forward
+from qa.checkpoints import load_model, runs_in_bf16, save_checkpoint, torch_forward
 from qa.errors import UserError
 from qa.features import Tokenizer, WindowSet, load_tokenizer, make_windows
 from qa.intake import build_checkpoint
@@ -25,7 +25,6 @@ from qa.quantization import fast_quantizers
 from qa.recipe import left_out, quantize
 from qa.squad import Example
 from qa.tracing import make_traceable
-from qa.training import runs_in_bf16
 from tests.conftest import ROOT
 from tests.encoders import FIRST, architectures, tiny
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.azurite import Azurite
 from tests.conftest import STAGES, Project, ran
 
 PROFILED = """
@@ -24,7 +25,8 @@ names = set()
 
 def note(frame, event, _):
     code = frame.f_code
-    if event == "call" and ("/qa/" in code.co_filename or "/stages/" in code.co_filename):
+    ours = "/qa/" in code.co_filename or "/stages/" in code.co_filename
+    if event == "call" and ours and code.co_flags & 2:  # CO_NEWLOCALS: no body of a class
         names.add((code.co_filename.rpartition("/project/")[2], code.co_qualname))
 
 threading.setprofile(note)
@@ -253,3 +255,49 @@ def test_every_function_that_runs_is_in_the_digest(
     }
     assert "main" in seen
     assert sorted(seen - digest.keys()) == []
+
+
+def test_training_goes_on_in_a_second_clone(
+    reproduced: Project, azurite: Azurite, tmp_path: Path
+) -> None:
+    """A VM is taken away; another gets its checkpoints from the container, and newer sources."""
+    wanted = reproduced.lock()["train"]["outs"]
+    clones = [reproduced.clone(tmp_path / name) for name in ("first", "second")]
+    for clone in clones:
+        clone.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+        clone.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
+        clone.check("dvc", "checkout", "-q")
+        clone.check("python", "scripts/remote.py", "--container", "evicted")
+    first, second = clones
+    process = started(first, "train")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    watch = subprocess.Popen(
+        ["python", "scripts/checkpoints.py", "watch"], cwd=first.folder, env=first.env
+    )
+    time.sleep(5)
+    watch.send_signal(signal.SIGTERM)
+    assert watch.wait(timeout=60) == 0
+    shutil.rmtree(first.folder)
+
+    said = second.check("python", "scripts/checkpoints.py", "restore")
+    assert "1 unfinished runs restored" in said
+    for file in (second.folder / "qa").glob("*.py"):
+        file.write_text(edit_nothing(file.read_text(encoding="utf-8")), encoding="utf-8")
+    output = second.check("dvc", "repro", "--force", "--single-item", "train")
+    assert "resuming from step" in output
+    assert second.lock()["train"]["outs"] == wanted
+
+
+def test_make_repro_ends_with_what_each_stage_took(unchanged: Project) -> None:
+    unchanged.set(infer__provider="CPUExecutionProvider")
+    said = unchanged.check("python", "scripts/repro.py")
+    table = said[said.index("stage ") :].split("\n\n")[0]
+    assert re.findall(r"^(\w+) +[\d.]+$", table, re.MULTILINE) == ["check_params", "infer", "all"]
+    assert "data/output.csv" in said
+    assert "stage " not in unchanged.check("python", "scripts/repro.py")  # nothing ran
+    unchanged.set(infer__provider="none")
+    done = unchanged.run("python", "scripts/repro.py")
+    assert done.returncode != 0
+    assert "error: params.yaml: infer.provider: found 'none'" in done.stderr
+    assert "seconds" not in done.stdout

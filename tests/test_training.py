@@ -320,14 +320,14 @@ def test_training_leaves_other_folders_and_its_own_alone(
 @pytest.mark.fault("training in BF16 on a processor without it")
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("qa.training.has_bf16", lambda: False)
+    monkeypatch.setattr("qa.checkpoints.has_bf16", lambda: False)
     auto, bf16, fp32 = (
         PARAMS.model_copy(update={"precision": name}) for name in ("auto", "bf16", "fp32")
     )
     assert not use_bf16(auto)
     with pytest.raises(UserError, match=r"finetune\.precision: found 'bf16'.* set fp32 or auto"):
         use_bf16(bf16)
-    monkeypatch.setattr("qa.training.has_bf16", lambda: True)
+    monkeypatch.setattr("qa.checkpoints.has_bf16", lambda: True)
     assert use_bf16(auto)
     assert use_bf16(bf16)
     assert not use_bf16(fp32)
