@@ -67,6 +67,8 @@ class Rows:
         with reading(path, remedy):
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            for batch in self._batches:
+                batch.validate(full=True)
         pairs = (reader.schema.metadata or {}).items()
         self.metadata = {key.decode(): value.decode() for key, value in pairs}
         self._firsts = list(accumulate((len(batch) for batch in self._batches), initial=0))

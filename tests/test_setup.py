@@ -23,7 +23,6 @@ BASH = shutil.which("bash") or "/bin/bash"
     [
         ([], "no Python 3.11, 3.12 or 3.13 found"),
         (["python3"], "git not found"),
-        (["python3", "git"], "no C++ compiler found"),
     ],
 )
 def test_a_missing_prerequisite_is_one_line(tmp_path: Path, tools: list[str], says: str) -> None:

@@ -183,14 +183,15 @@ class Pipeline:
     def bad_inputs_of_stages(self) -> None:
         """What a stage reads, cut off or spoilt, ends in one line."""
         reads = {
-            "check_params": ["models/base/*"],
             "probe": ["models/base/*"],
-            "finetune": ["models/base/*", "models/windows.json", "data/squad/*.jsonl"],
-            "calibrate": ["models/fp32/*", "data/squad/train.jsonl"],
-            "train": ["models/ptq/*", "models/fp32/*"],
-            "export": ["models/qat/*", "models/ptq/*", "data/squad/validation.jsonl"],
+            "tokenize_": ["models/base/tok*", "models/windows.json", "data/squad/*.jsonl"],
+            "finetune": ["models/base/*", "data/windows/train.arrow"],
+            "teach": ["models/fp32/*", "models/teacher.json", "data/windows/train.arrow"],
+            "calibrate": ["models/fp32/*", "data/windows/train.arrow"],
+            "train": ["models/ptq/*", "data/windows/train.arrow", "data/teacher/*"],
+            "export": ["models/qat/*", "models/ptq/*", "data/windows/validation.arrow"],
             "infer": ["models/onnx/int8/*", "data/input.csv"],
-            "evaluate": ["models/onnx/ptq/*", "data/squad/validation.jsonl"],
+            "evaluate": ["models/onnx/ptq/*", "data/squad/*.jsonl", "data/windows/*"],
             "package": ["models/onnx/int8/*", "metrics/evaluation.json"],
             "download_model": ["models/minilm-squad/*"],
         }
