@@ -157,7 +157,7 @@ lock: $(VENV)/installed
 	  --annotation-style line --custom-compile-command "make lock" \
 	  $(addprefix --no-emit-package ,$(CUDA) optimum-intel torchvision) -o requirements.txt
 
-# The checkpoints of training that was not ended, each with its size.
+# Removes the checkpoints of unfinished training, and says how large each was.
 clean-checkpoints: $(VENV)/installed
 	@$(IN_VENV) python scripts/checkpoints.py remove
 

@@ -1,7 +1,8 @@
 """BERT question answering, from SQuAD records to INT8 answers: the domain under the DVC stages.
 
 One subject a module, and imports only downward. The stages in `stages/` read params.yaml, call
-this package and write outputs; nothing here knows that DVC exists.
+this package and write outputs. Of DVC it knows where a run of it works (`qa.unfinished`), and the
+commands that make what is missing.
 """
 
 import logging

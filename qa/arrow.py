@@ -89,11 +89,13 @@ class Rows:
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A column of numbers, whole."""
-        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+        parts = [batch.column(name).to_numpy() for batch in self._batches]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
     def lengths(self, name: str) -> NDArray[np.int32]:
         """How long each list of a column is."""
-        return np.concatenate([np.diff(columns[name][0]) for columns in self._lists])
+        parts = [np.diff(columns[name][0]) for columns in self._lists]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
     def list_at(self, name: str, row: int) -> NDArray[Any]:
         """One list of a column, as it lies in the file.

@@ -14,17 +14,59 @@ import json
 import re
 import sys
 import tokenize
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from qa.errors import UserError
 
 HARMLESS = frozenset(
-    {"cache", "cached_property", "contextmanager", "dataclass", "lru_cache", "overload", "wraps"}
+    {
+        "abstractmethod",
+        "cache",
+        "cached_property",
+        "classmethod",
+        "contextmanager",
+        "dataclass",
+        "field_validator",
+        "lru_cache",
+        "model_validator",
+        "overload",
+        "property",
+        "setter",
+        "staticmethod",
+        "wraps",
+    }
 )
 """Decorators that do nothing but to what they decorate; any other may enter it somewhere."""
+
+VALUES = frozenset(
+    {
+        "AfterValidator",
+        "ConfigDict",
+        "Field",
+        "Path",
+        "TypeVar",
+        "compile",
+        "dict",
+        "field",
+        "float",
+        "frozenset",
+        "int",
+        "len",
+        "max",
+        "min",
+        "range",
+        "set",
+        "sorted",
+        "str",
+        "sum",
+        "tuple",
+    }
+)
+"""Functions of Python and of libraries whose calls give a value and do nothing else."""
 
 UNSEEN = frozenset({"__import__", "eval", "exec", "globals"})
 """Functions by which code reaches other code that the sources do not name there."""
@@ -37,6 +79,7 @@ UNSEEN_OF_MODULES = frozenset(
         "exec_module",
         "import_module",
         "reload",
+        "resolve_name",
         "run_module",
         "run_path",
         "spec_from_file_location",
@@ -51,10 +94,18 @@ with their class."""
 LAYOUT = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER})
 """Tokens that no run can tell from their absence."""
 
-MODULE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
-"""What may be the name of a module."""
+MODULE = re.compile(r"[a-z_]+(?:[./][a-z_0-9]+)+")
+"""What may be the name of a module, or its file."""
+
+NAME = re.compile(r"[A-Za-z_]\w*")
+ANNOTATION = re.compile(r"[\w.]+(?:[\[\]|, ]+[\w.]+)*\]*")
+"""What may be a type: names, with brackets, bars and commas between them."""
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#]+)", re.MULTILINE)
+
+
+Imports = Mapping[str, Collection[str]]
+"""By the name that imports bind, what each of them stands for: `qa.errors.run`."""
 
 
 @dataclass
@@ -65,14 +116,16 @@ class Definition:
         name: as other code calls it, without the module: `Engine.read`.
         text: its source, without comments, docstrings and layout.
         uses: the names that it may look up in its module.
-        imports: by the name that is bound inside, what that stands for.
+        imports: by the name that is bound inside, what that may stand for.
+        line: where it begins in its module.
     """
 
     module: str
     name: str
     text: str
     uses: frozenset[str]
-    imports: Mapping[str, str]
+    imports: Imports
+    line: int
 
 
 @dataclass
@@ -81,13 +134,13 @@ class Module:
 
     Attributes:
         names: by name, the definitions that bind it; a class with all of its methods.
-        imports: by the name that an import binds, what that stands for: `qa.errors.run`.
+        imports: of the module itself, wherever in it.
         effects: statements that run when the module is imported, whoever uses what of it.
         loads: modules that are imported with it.
     """
 
     names: dict[str, list[Definition]] = field(default_factory=dict)
-    imports: dict[str, str] = field(default_factory=dict)
+    imports: dict[str, set[str]] = field(default_factory=dict)
     effects: list[Definition] = field(default_factory=list)
     loads: set[str] = field(default_factory=set)
 
@@ -158,11 +211,11 @@ class Sources:
 
     def _targets(self, definition: Definition) -> Iterator[str]:
         """What the names that a definition uses were imported as."""
-        bound = {**self.modules[definition.module].imports, **definition.imports}
+        imports = self.modules[definition.module].imports
         for name in definition.uses:
-            if name in bound:
-                yield bound[name]
-        yield from definition.imports.values()
+            yield from imports.get(name, ())
+        for targets in definition.imports.values():
+            yield from targets
 
     def _split(self, target: str) -> tuple[str, str]:
         """The module of the project in a dotted name, and what is left of the name."""
@@ -172,26 +225,43 @@ class Sources:
             rest = f"{last}.{rest}" if rest else last
         return module, rest
 
+    def _ends(self, target: str) -> set[str]:
+        """What a dotted name stands for in the end, where modules hand names of others on."""
+        ends: set[str] = set()
+        todo, seen = [target], {target}
+        while todo:
+            dotted = todo.pop()
+            module, rest = self._split(dotted)
+            name = rest.partition(".")[0]
+            handed_on = self.modules[module].imports if module else {}
+            if not module or not rest or name in self.modules[module].names:
+                ends.add(dotted)
+            # All that a module has may be asked of it.
+            asked = handed_on.values() if not rest else [handed_on.get(name, set())]
+            further = {each for some in asked for each in some} - seen if module else set()
+            todo += further
+            seen |= further
+        return ends
+
     def _named(self, target: str) -> list[Definition]:
         """The definitions that a dotted name stands for; of a module, all that it has."""
-        module, rest = self._split(target)
-        if not module:
-            return []
-        found = self.modules[module]
-        if not rest:
-            return [each for some in found.names.values() for each in some]
-        name = rest.partition(".")[0]
-        if name in found.names:
-            return found.names[name]
-        return self._named(found.imports[name]) if name in found.imports else []
+        found: list[Definition] = []
+        for end in self._ends(target):
+            module, rest = self._split(end)
+            if module and rest:
+                found += self.modules[module].names[rest.partition(".")[0]]
+            elif module:
+                found += [each for some in self.modules[module].names.values() for each in some]
+        return found
 
     def libraries(self, definitions: Iterable[Definition]) -> set[str]:
         """The packages, outside the project and Python, that definitions import from."""
         tops = {
-            target.partition(".")[0]
+            end.partition(".")[0]
             for definition in definitions
             for target in self._targets(definition)
-            if not self._split(target)[0]
+            for end in self._ends(target)
+            if not self._split(end)[0]
         }
         return tops - sys.stdlib_module_names - {"__future__"}
 
@@ -204,27 +274,32 @@ class Sources:
         several: dict[str, set[str]] = {}
         for definition in definitions:
             several.setdefault(definition.name, set()).add(definition.text)
-        found: dict[str, list[str]] = {}
-        for definition in definitions:
-            meant = sorted(self._meant(definition, several))
+        # Of one name in one module, such as its statements, the order counts.
+        texts: dict[tuple[str, str], list[str]] = {}
+        for definition in sorted(definitions, key=lambda each: (each.module, each.line)):
+            meant = sorted(set(self._meant(definition, several)))
             text = "\n".join([definition.text, *meant])
-            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-            found.setdefault(definition.name, []).append(digest)
+            texts.setdefault((definition.name, definition.module), []).append(text)
+        found: dict[str, list[str]] = {}
+        for (name, _), some_texts in texts.items():
+            digest = hashlib.sha256("\n".join(some_texts).encode()).hexdigest()[:16]
+            found.setdefault(name, []).append(digest)
         return {
             name: some[0] if len(some) == 1 else sorted(some)
             for name, some in sorted(found.items())
         }
 
     def _meant(self, definition: Definition, several: Mapping[str, set[str]]) -> Iterator[str]:
+        """What a definition's names stand for, where its text and their names do not tell."""
         module = self.modules[definition.module]
-        bound = {**module.imports, **definition.imports}
         for name in definition.uses:
-            target = bound.get(name)
-            if target is not None and not self._split(target)[0]:
-                yield f"{name} = {target}"
-                continue
-            named = module.names.get(name, []) if target is None else self._named(target)
-            for each in named:
+            targets = {*module.imports.get(name, ()), *definition.imports.get(name, ())}
+            ends = {end for target in targets for end in self._ends(target)}
+            for end in ends:
+                if not self._split(end)[0]:
+                    yield f"{name} = {end}"
+            named = [each for target in targets for each in self._named(target)]
+            for each in named or module.names.get(name, []):
                 top = each.name.partition(".")[0]
                 if top != name:  # imported under another name
                     yield f"{name} = {top}"
@@ -251,20 +326,30 @@ def stage_digests(
         UserError: a file is not Python, or uses what cannot be seen.
     """
     sources = Sources(root, folders)
-    distributions = packages_distributions()
     found: dict[str, dict[str, object]] = {}
     for stage, script in scripts.items():
         definitions = sources.reached(script)
-        names = {
-            _normal(distribution)
-            for package in sources.libraries(definitions)
-            for distribution in distributions.get(package, [package])
-        }
         found[stage] = {
             "code": sources.digests(definitions),
-            "libraries": {name: pins.get(name) for name in sorted(names)},
+            "libraries": pinned(sources.libraries(definitions), pins),
         }
     return found
+
+
+@cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()
+
+
+def pinned(packages: Iterable[str], pins: Mapping[str, str]) -> dict[str, str | None]:
+    """The versions of the distributions that packages are from; None where none is pinned."""
+    distributions = _distributions()
+    names = {
+        _normal(distribution)
+        for package in packages
+        for distribution in distributions.get(package, [package])
+    }
+    return {name: pins.get(name) for name in sorted(names)}
 
 
 def read_pins(files: Iterable[Path]) -> dict[str, str]:
@@ -305,9 +390,9 @@ class _Reader:
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
             raise UserError(f"{path}:{line}: not Python ({error}); fix it") from None
-        self.lines = self.source.splitlines(keepends=True)
+        self.lines = _lines(self.source)
         self.strings = {  # docstrings: statements that do nothing
-            node.lineno: node.end_lineno or node.lineno
+            (node.lineno, _column(self.lines, node)): node.end_lineno or node.lineno
             for node in ast.walk(tree)
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
@@ -315,13 +400,21 @@ class _Reader:
         }
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         self.imports = {
-            id(node): dict(_bound(node, package))
+            id(node): list(_bound(node, package))
             for node in ast.walk(tree)
             if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        # What this file or another one of the project defines may do anything.
+        self.ours = {name for node in ast.walk(tree) for name in _binds(node)} | {
+            name
+            for bound in self.imports.values()
+            for name, target in bound
+            if target.partition(".")[0] in folders
         }
         self.tree = tree
         for node in tree.body:
             self._read(node)
+        self._read_unused_imports()
 
     def refuse_unseen(self) -> None:
         """Refuse a file that reaches code which it does not name.
@@ -330,7 +423,7 @@ class _Reader:
             UserError: it does; the message has the line.
         """
         for node in ast.walk(self.tree):
-            if (what := _unseen(node, self.imports)) is not None:
+            if (what := self._unseen(node)) is not None:
                 raise UserError(
                     f"{self.path}:{getattr(node, 'lineno', 1)}: {what}, behind which the digests of"
                     " the stages see nothing; name the definition that is meant"
@@ -340,13 +433,13 @@ class _Reader:
         if id(node) in self.imports:
             self._import(node)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            self._define(node.name, [self._definition(node.name, node)], effect=_entered(node))
+            self._define(node.name, [self._definition(node.name, node)], self._acts(node))
         elif isinstance(node, ast.ClassDef):
-            self._define(node.name, self._class(node), effect=_entered(node) or bool(node.keywords))
+            self._define(node.name, self._class(node), self._acts(node))
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and (names := _assigned(node)):
             definition = self._definition(names[0], node)
             for name in names:
-                self._define(name, [definition], effect=_calls(node.value))
+                self._define(name, [definition], self._does(node.value))
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             # Whatever else stands in a module: an `if`, a `with`, a call. It may bind names too.
             definition = self._definition("<module>", node)
@@ -358,13 +451,91 @@ class _Reader:
                     self.module.names.setdefault(name, []).append(definition)
 
     def _import(self, node: ast.AST) -> None:
-        self.module.imports |= self.imports[id(node)]
-        self.module.loads |= set(self.imports[id(node)].values())
+        for name, target in self.imports[id(node)]:
+            self.module.imports.setdefault(name, set()).add(target)
+            self.module.loads.add(target)
 
-    def _define(self, name: str, definitions: list[Definition], *, effect: bool) -> None:
+    def _read_unused_imports(self) -> None:
+        """Take what is imported and never named for a statement: it is imported for its effect."""
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        for name, targets in self.module.imports.items():
+            if name not in used and not any(t.startswith("__future__") for t in targets):
+                text = f"import {' '.join(sorted(targets))}"
+                effect = Definition(self.name, "<module>", text, frozenset({name}), {}, 0)
+                self.module.effects.append(effect)
+
+    def _define(self, name: str, definitions: list[Definition], effect: bool) -> None:
         self.module.names.setdefault(name, []).extend(definitions)
         if effect:
             self.module.effects += definitions
+
+    def _does(self, *nodes: ast.AST | None) -> bool:
+        """Whether computing values may do more than give them."""
+        return any(
+            isinstance(each, ast.NamedExpr)
+            or (isinstance(each, ast.Call) and not self._known(each.func, VALUES))
+            for node in nodes
+            if node is not None
+            for each in ast.walk(node)
+        )
+
+    def _known(self, function: ast.expr, known: frozenset[str]) -> bool:
+        """Whether a function is one of those that are known, and not the project's own."""
+        root: ast.expr = function
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(root, "id", "")
+        return name in known and getattr(root, "id", "") not in self.ours - {"setter"}
+
+    def _acts(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+        """Whether a definition does something when its module is imported.
+
+        Decorators may enter it somewhere, defaults and the body of a class may call what does.
+        """
+        decorators = [
+            each.func if isinstance(each, ast.Call) else each for each in node.decorator_list
+        ]
+        if not all(self._decorates(each) for each in decorators):
+            return True
+        if not isinstance(node, ast.ClassDef):
+            return self._does(*node.args.defaults, *node.args.kw_defaults)
+        inside = [
+            self._acts(each)
+            if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            else self._does(each)
+            for each in node.body
+        ]
+        return bool(node.keywords) or any(inside)
+
+    def _decorates(self, decorator: ast.expr) -> bool:
+        if isinstance(decorator, ast.Attribute) and decorator.attr == "setter":
+            return True  # of a property in the same class
+        return self._known(decorator, HARMLESS)
+
+    def _unseen(self, node: ast.AST) -> str | None:
+        """How a node reaches code that the sources do not name there, if it does."""
+        names: set[str] = set()
+        if isinstance(node, ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                return f"`from {node.module} import *`"
+            names = {alias.name for alias in node.names} & (UNSEEN_OF_MODULES | UNSEEN)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname is None and alias.name.partition(".")[0] in self.folders:
+                    return f"`import {alias.name}` without `as`"
+        elif isinstance(node, ast.Attribute):
+            of_python = isinstance(node.value, ast.Name) and node.value.id == "builtins"
+            names = {node.attr} & (UNSEEN_OF_MODULES | (UNSEEN if of_python else set()))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names = {node.name} & UNSEEN_OF_MODULES
+        elif isinstance(node, ast.Name):
+            names = {node.id} & (UNSEEN | UNSEEN_OF_MODULES)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            first = node.args[0]
+            imported = {name for bound in self.imports.values() for name, _ in bound}
+            if node.func.id in BY_NAME and isinstance(first, ast.Name) and first.id in imported:
+                return f"`{node.func.id}({first.id}, ...)`"
+        return f"`{min(names)}`" if names else None
 
     def _class(self, node: ast.ClassDef) -> list[Definition]:
         """A class as one definition for each method, and one for all else of it."""
@@ -380,14 +551,24 @@ class _Reader:
         left_out = {id(each) for some in without for each in ast.walk(some)}
         nodes = [each for each in ast.walk(node) if id(each) not in left_out]
         uses = {each.id for each in nodes if isinstance(each, ast.Name)}
-        imports: dict[str, str] = {}
+        docstrings = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
+        imports: dict[str, set[str]] = {}
         for each in nodes:
-            imports |= self.imports.get(id(each), {})
-            if isinstance(each, ast.Constant) and isinstance(each.value, str):
-                # An annotation, or a module that is run by its name.
-                uses |= {each.value} if each.value.isidentifier() else set()
-                if MODULE.fullmatch(each.value) and each.value.partition(".")[0] in self.folders:
-                    imports[each.value] = each.value
+            for bound, target in self.imports.get(id(each), []):
+                imports.setdefault(bound, set()).add(target)
+            if (
+                isinstance(each, ast.Constant)
+                and isinstance(each.value, str)
+                and id(each) not in docstrings
+            ):
+                # An annotation, or modules that are run by their names.
+                if ANNOTATION.fullmatch(each.value):
+                    uses |= set(NAME.findall(each.value))
+                whole = MODULE.fullmatch(each.value) or "import " in each.value
+                for dotted in MODULE.findall(each.value) if whole else ():
+                    target = dotted.removesuffix(".py").replace("/", ".")
+                    if target.partition(".")[0] in self.folders:
+                        imports.setdefault(dotted, set()).add(target)
         ranges = [(_first_line(each), each.end_lineno or 0) for each in without]
         return Definition(
             self.name,
@@ -395,6 +576,7 @@ class _Reader:
             self._text(node, ranges),
             frozenset(uses),
             imports,
+            node.lineno,
         )
 
     def _text(self, node: ast.stmt, without: list[tuple[int, int]]) -> str:
@@ -411,7 +593,7 @@ class _Reader:
         return " ".join(self._tokens(text, first - 1 - bool(indent)))
 
     def _tokens(self, text: str, before: int) -> Iterator[str]:
-        lines = text.splitlines(keepends=True)
+        lines = _lines(text)
         started: list[tuple[int, int]] = []  # of f-strings, which Python 3.12 takes apart
         skipped = 0  # up to which line a docstring is
         try:
@@ -425,9 +607,10 @@ class _Reader:
                         yield _between(lines, start, token.end)
                 elif started or token.type in LAYOUT:
                     continue
-                elif kind == "STRING" and not lines[token.start[0] - 1][: token.start[1]].strip():
-                    skipped = max(skipped, self.strings.get(token.start[0] + before, 0))
-                    if token.start[0] + before > skipped:
+                elif kind == "STRING":
+                    place = (token.start[0] + before, token.start[1])
+                    skipped = max(skipped, self.strings.get(place, 0))
+                    if place[0] > skipped:
                         yield token.string
                 elif kind == "NEWLINE" and token.start[0] + before <= skipped:
                     continue
@@ -471,18 +654,14 @@ def _binds(node: ast.AST) -> list[str]:
     return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
 
 
-def _calls(node: ast.AST | None) -> bool:
-    return node is not None and any(isinstance(each, ast.Call) for each in ast.walk(node))
+def _lines(source: str) -> list[str]:
+    """Lines as Python counts them, which knows fewer ends of lines than `str.splitlines`."""
+    return io.StringIO(source).readlines()
 
 
-def _entered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    """Whether a decorator may enter a definition somewhere, to be found without its name."""
-    for decorator in node.decorator_list:
-        called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        if name not in HARMLESS:
-            return True
-    return False
+def _column(lines: list[str], node: ast.stmt) -> int:
+    """Where a statement begins in its line, in characters; `ast` counts bytes."""
+    return len(lines[node.lineno - 1].encode()[: node.col_offset].decode())
 
 
 def _first_line(node: ast.stmt) -> int:
@@ -497,30 +676,3 @@ def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> 
         return lines[start[0] - 1][start[1] : end[1]]
     middle = lines[start[0] : end[0] - 1]
     return "".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
-
-
-def _unseen(node: ast.AST, imports: Mapping[int, Mapping[str, str]]) -> str | None:
-    """How a node reaches code that the sources do not name there, if it does."""
-    if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-        return f"`from {node.module} import *`"
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            if "." in alias.name and alias.asname is None and alias.name.startswith("qa."):
-                return f"`import {alias.name}` without `as`"
-    names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
-    names |= {node.attr} if isinstance(node, ast.Attribute) else set()
-    names |= {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else set()
-    names &= UNSEEN_OF_MODULES
-    names |= {node.id} & (UNSEEN | UNSEEN_OF_MODULES) if isinstance(node, ast.Name) else set()
-    if names:
-        return f"`{min(names)}`"
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in BY_NAME
-        and node.args
-        and isinstance(node.args[0], ast.Name)
-        and any(node.args[0].id in bound for bound in imports.values())
-    ):
-        return f"`{node.func.id}({node.args[0].id}, ...)`"
-    return None

@@ -98,7 +98,9 @@ class Decoding(_Section):
     null_score_diff_threshold: Real
 
 
-class _Training(_Section):
+class Training(_Section):
+    """What fine-tuning and quantization-aware training have in common."""
+
     max_steps: Count | None
     learning_rate: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
@@ -110,7 +112,7 @@ class _Training(_Section):
     seed: Seed
 
 
-class Finetune(_Training):
+class Finetune(Training):
     """FP32 fine-tuning."""
 
     epochs: Literal["auto"] | Epochs
@@ -145,12 +147,20 @@ class Calibrate(_Section):
     rounding: Literal["gptq", "nearest"]
 
 
-class Train(_Training):
+class Train(Training):
     """Quantization-aware training."""
 
     epochs: Epochs
     distillation_weight: Fraction
     distillation_temperature: Annotated[Real, Field(ge=0.01, le=1000)]
+
+
+class Trained(BaseModel):
+    """Of the section `train`, whether there is any training."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    epochs: Epochs
 
 
 class Infer(_Section):

@@ -34,21 +34,22 @@ class _Inputs(nn.Module):
     """What a linear layer is seen to read while calibration windows pass.
 
     Attributes:
-        products: sum of the outer products of its inputs, as quantized, float64 (in, in).
+        products: sum of the outer products of its inputs, as quantized, float32 (in, in); in
+            float64, adding up would take as long as the products.
     """
 
     products: torch.Tensor
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, weight: nn.Parameter) -> None:
         super().__init__()
         self._tokens = tokens
+        self.products = weight.new_zeros(weight.shape[1], weight.shape[1])
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As a function hook behind the quantizer of the inputs: adds to `products`."""
         rows = self._tokens.rows(values, TOKENS_PER_CHANNEL * values.shape[-1])
         with torch.autocast(rows.device.type, enabled=False):
-            products = (rows.T @ rows).double()
-        self.products = getattr(self, "products", 0) + products
+            self.products.addmm_(rows.T, rows)
         return values
 
 
@@ -91,14 +92,14 @@ def _input_products(
 ) -> dict[nn.Parameter, torch.Tensor]:
     """Of each weight, the `_Inputs.products` of all its calls."""
     tokens = Tokens(model, windows)
-    seen = {linear.weight: _Inputs(tokens) for linear in linears}
+    seen = {linear.weight: _Inputs(tokens, linear.weight) for linear in linears}
     handles = [
         register_pre_function_hook(model, linear.operator, 0, seen[linear.weight])
         for linear in linears
     ]
     with hooked(handles):
         tokens.pass_all("inputs of layers")
-    return {weight: inputs.products for weight, inputs in seen.items()}
+    return {weight: inputs.products.double() for weight, inputs in seen.items()}
 
 
 def _rounded(weight: torch.Tensor, step: torch.Tensor, products: torch.Tensor) -> torch.Tensor:

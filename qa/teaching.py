@@ -52,6 +52,11 @@ def write_teacher(
     write_columns(path, chunks())
 
 
+def write_no_teacher(path: Path) -> None:
+    """Write the file of a teacher that is not asked: without rows."""
+    write_columns(path, [])
+
+
 def _part(
     file: Path,
     forward: Forward,

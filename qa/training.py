@@ -1,9 +1,8 @@
 """Training a question-answering model on windows, with the Hugging Face Trainer.
 
 Plain fine-tuning, quantization-aware training and the LoRA adapter are the same loop: what differs
-is the model that comes in. Batches are grouped by length, the teacher's logits are computed once,
-checkpoints are kept while it runs and a killed run resumes from the last one. Knows nothing of
-quantization, of params.yaml files or of where the model goes next.
+is the model that comes in. Batches are grouped by length, and a killed run resumes from its last
+checkpoint. Knows nothing of quantization, of params.yaml files or of where the model goes next.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from qa.errors import UserError
 from qa.features import LabelledWindows, Window, WindowSet
 from qa.logits import Logits
 from qa.outputs import hash_file, whole_file, write_json
-from qa.params import Finetune, Train
+from qa.params import Training
 from qa.progress import progress
 
 SEAL = "hashes.json"
@@ -83,7 +82,7 @@ class _TrainingSet(Dataset[_Item]):
         )
 
 
-def use_bf16(params: Finetune | Train) -> bool:
+def use_bf16(params: Training) -> bool:
     """Whether to train under BF16 autocast: for `auto`, where the processor multiplies in BF16.
 
     Raises:
@@ -101,7 +100,7 @@ def use_bf16(params: Finetune | Train) -> bool:
 def train(
     model: PreTrainedModel,
     labelled: LabelledWindows,
-    params: Finetune | Train,
+    params: Training,
     *,
     epochs: float,
     checkpoints: Path,
@@ -132,6 +131,11 @@ def train(
     if epochs == 0:
         _log_no_steps(logs)
         return
+    if distillation_weight > 0 and len(teacher or ()) != len(labelled.windows):
+        raise UserError(
+            f"the teacher's logits are of {len(teacher or ())} windows, the training set has"
+            f" {len(labelled.windows)}; run `dvc repro teach`"
+        )
     keep = checkpoints / "trainer"
     last = _last_checkpoint(keep)
     bf16 = use_bf16(params)

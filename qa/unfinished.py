@@ -59,16 +59,26 @@ def unfinished(
         raise UserError(f"{folder}: the same run is going on; wait for it, or end it")
     try:
         os.utime(folder)
-        former = [path for path in unfinished_runs(stage) if path != folder]
-        former.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in former[others:]:
+        former = {path: _last_used(path) for path in unfinished_runs(stage) if path != folder}
+        for path in sorted(former, key=lambda path: former[path], reverse=True)[others:]:
             remove_run(path)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()  # nothing is in it yet
+            raise
         shutil.rmtree(folder)
     finally:
-        with suppress(OSError):
-            folder.rmdir()  # nothing is in it yet
         os.close(descriptor)
+
+
+def _last_used(folder: Path) -> float:
+    """When a run began last; 0 if another process has just removed it."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def unfinished_runs(stage: str = "*") -> list[Path]:
@@ -81,6 +91,8 @@ def remove_run(folder: Path) -> bool:
     descriptor = lock(folder, folder=True)
     if descriptor is None:
         return False
-    shutil.rmtree(folder)
-    os.close(descriptor)
+    try:
+        shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
     return True

@@ -13,6 +13,7 @@ from typing import overload
 import pyarrow as pa
 
 from qa.arrow import Columns, Rows, lists, write_columns
+from qa.errors import reading
 from qa.features import LabelledWindows, Window, WindowSet, label_windows
 from qa.squad import Example
 
@@ -69,6 +70,11 @@ def read_windows(path: Path) -> LabelledWindows:
         UserError: it is not there, or is not whole.
     """
     rows = Rows(path, REMEDY)
+    with reading(path, REMEDY):
+        return _labelled(rows)
+
+
+def _labelled(rows: Rows) -> LabelledWindows:
     return LabelledWindows(
         WindowSet(_Windows(rows), int(rows.metadata[PAD]), rows.lengths("input_ids").tolist()),
         rows.numbers("start_position"),

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from tabulate import tabulate
 
-from qa.digests import Sources, read_pins
+from qa.digests import Sources, pinned, read_pins
 from qa.errors import UserError, run
 from qa.outputs import hash_file
 
@@ -88,7 +88,7 @@ def _stages(commit: str, folder: Path) -> dict[str, dict[str, Any]]:
         found[stage] = {
             "files": {module: hash_file(sources.files[module]) for module in sorted(modules)},
             "digests": sources.digests(reached),
-            "libraries": {name: pins.get(name) for name in sources.libraries(reached)},
+            "libraries": pinned(sources.libraries(reached), pins),
         }
     return found
 

@@ -77,7 +77,8 @@ def main() -> None:
     examples = read_questions(arguments.train)
     windows = make_windows(examples, tokenizer, **WINDOWS.model_dump())
     print(f"{len(examples)} questions, {len(windows)} windows", flush=True)
-    with unfinished("adapter", [RECIPE, WINDOWS], [arguments.train], others=0) as checkpoints:
+    inputs = [Path(__file__), arguments.train]
+    with unfinished("adapter", [RECIPE, WINDOWS], inputs, others=3) as checkpoints:
         train(
             model,
             label_windows(windows, examples),

@@ -15,14 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qa.errors import run
-from qa.params import Decoding, Evaluate, Sections, Train, read_params
+from qa.params import Decoding, Evaluate, Sections, Trained, read_params
 
 FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
 
 
 class Params(Sections):
     decoding: Decoding
-    train: Train
+    train: Trained
     evaluate: Evaluate
 
 

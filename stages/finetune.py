@@ -34,8 +34,8 @@ def main() -> None:
     params = read_params(Params)
     kept = params.checkpoints.other_runs
     with (
-        whole_folder(Path("models/fp32")) as out,  # held from here: no second run trains beside
         unfinished("finetune", [params.finetune], [BASE, WINDOWS], others=kept) as checkpoints,
+        whole_folder(Path("models/fp32")) as out,  # held from here: no second run trains beside
     ):
         model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
         epochs = params.finetune.epochs_for(has_head)

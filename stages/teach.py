@@ -20,7 +20,7 @@ from qa.errors import reading, run
 from qa.outputs import whole_folder
 from qa.params import Checkpoints, Sections, read_params
 from qa.progress import progress
-from qa.teaching import write_teacher
+from qa.teaching import write_no_teacher, write_teacher
 from qa.unfinished import unfinished
 from qa.window_files import read_windows
 
@@ -37,8 +37,11 @@ def main() -> None:
     kept = read_params(Params).checkpoints.other_runs
     with reading(WANTED, "run `dvc repro check_params`"):
         teaches = json.loads(WANTED.read_text(encoding="utf-8"))["teaches"]
-    with whole_folder(OUT) as out, unfinished("teach", [], [FP32, WINDOWS], others=kept) as parts:
-        windows = read_windows(WINDOWS).windows[: None if teaches else 0]
+    windows = read_windows(WINDOWS).windows
+    with unfinished("teach", [], [FP32, WINDOWS], others=kept) as parts, whole_folder(OUT) as out:
+        if not teaches:
+            write_no_teacher(out / "logits.arrow")
+            return
         model, _ = load_model(FP32, dropout=False)
         forward = torch_forward(model.to(best_device()))
         with progress("teacher", len(windows), "window") as bar:

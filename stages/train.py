@@ -38,8 +38,8 @@ def main() -> None:
     inputs = [PTQ, WINDOWS, TEACHER]
     kept = params.checkpoints.other_runs
     with (
-        whole_folder(Path("models/qat")) as out,  # held from here: no second run trains beside
         unfinished("train", [params.train], inputs, others=kept) as checkpoints,
+        whole_folder(Path("models/qat")) as out,  # held from here: no second run trains beside
     ):
         model = load_quantized(PTQ).to(best_device())
         with fast_quantizers(model):

@@ -256,7 +256,7 @@ HEAD = """\
 # Encoders
 
 {passed} of the {all} architectures that transformers {version} has for question answering and for
-masks go through the pipeline; the others are refused in one line, by `check_params` or by
+masks go through the pipeline; the others are refused in one line, by
 `probe`, before any stage that takes hours. `make encoders` writes this page: for each a tiny model
 of three layers with random weights is taken through `dvc repro`. Random weights say nothing of
 accuracy, and make INT8's differences larger than a trained model's: each step is compared with the

@@ -147,6 +147,19 @@ def test_a_new_knob_of_one_stage_runs_no_other(unchanged: Project) -> None:
     assert ran(unchanged.check("dvc", "repro")) == ["digest", "check_params"]
 
 
+def test_a_new_knob_of_quantized_training_leaves_fine_tuning(unchanged: Project) -> None:
+    knob = "    distillation_weight: Fraction\n"
+    edit(unchanged, "qa/params.py", knob, f"{knob}    warm: Count\n")
+    edit(
+        unchanged,
+        "params.yaml",
+        "  distillation_weight: 1.0",
+        "  warm: 3\n  distillation_weight: 1.0",
+    )
+    unchanged.check("dvc", "repro", "digest")
+    assert not {"tokenize", "finetune", "teach", "calibrate", "evaluate"} & stale(unchanged)
+
+
 def forget(project: Project, stage: str) -> None:
     """Make DVC think that a stage never ran, but for its run cache."""
     file = project.folder / "dvc.lock"
