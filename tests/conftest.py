@@ -252,7 +252,8 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("pipeline"))
     project.set(**SMALL)
     output = project.check("dvc", "repro")
-    assert ran(output) == STAGES
+    # Where dvc.lock is that of these sources, `digest` has nothing to do.
+    assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
     project.commit("reproduced")
     return project
 
