@@ -91,7 +91,7 @@ def test_own_model_and_data_go_all_the_way(
     ("stage", "values", "says"),
     [
         (
-            "download_dataset",
+            "check_params",
             {"dataset__train_file": "mine.json"},
             "dataset.name: found 'sample' with files of your own; set dataset.name=files",
         ),
@@ -101,7 +101,7 @@ def test_own_model_and_data_go_all_the_way(
             "mine.json: no such file",
         ),
         (
-            "download_model",
+            "check_params",
             {"model__folder": "mine"},
             "model.name: found 'minilm-squad' with a folder of your own; set model.name=folder",
         ),
