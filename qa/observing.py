@@ -1,7 +1,6 @@
 """Hooks that watch a model while windows pass through it: on, the windows, off whatever happens.
 
-Windows go in batches, and padding is in none of what a hook sees. Knows nothing of what is watched
-for.
+Windows go in batches, and hooks see no padding. Knows nothing of the reason for watching.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The teacher's logits: what the FP32 model says of each training window, computed once.
+"""The teacher's logits: the FP32 model's start and end logits of each training window.
 
 Computed in parts, so that a killed run goes on where it was, and kept in a file that training maps
 into memory. Knows nothing of the loss that they go into.

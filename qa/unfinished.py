@@ -1,8 +1,8 @@
 """Unfinished work: what a long run has done so far, kept until that run has finished.
 
 A run is named after what it computes: parameters, inputs and code. Started again, it finds its
-folder; with anything else than before it has another, and the former stays for the day it is wanted
-again. Knows nothing of what is in the folders.
+folder; with other inputs, parameters or code it gets another, and the former stays until it is
+wanted again. Does not look into the folders.
 """
 
 from __future__ import annotations
