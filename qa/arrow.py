@@ -7,10 +7,10 @@ bytes. Knows nothing of what the columns mean.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from qa.errors import reading
 from qa.outputs import whole_file
 
 Columns = Mapping[str, pa.Array]
+
+Record = TypeVar("Record")
 
 
 def lists(rows: Sequence[Sequence[int] | NDArray[Any]], kind: pa.DataType) -> pa.Array:
@@ -110,3 +112,29 @@ class Rows:
         at = row - self._firsts[batch]
         part: NDArray[Any] = values[offsets[at] : offsets[at + 1]]
         return part
+
+
+class Records(Sequence[Record]):
+    """What the rows of a file stand for, each made when it is asked for.
+
+    Args:
+        rows: the file.
+        make: a row's number to its record.
+    """
+
+    def __init__(self, rows: Rows, make: Callable[[int], Record]) -> None:
+        self._rows, self._make = rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self._make(row) for row in range(len(self))[index]]
+        return self._make(index + len(self) if index < 0 else index)

@@ -6,6 +6,7 @@ what to do.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -44,7 +45,14 @@ def run(main: Callable[[], None]) -> None:
     are printed as `error: ...` with exit status 1. Ctrl-C and SIGTERM end the script as an
     exception would, so that it cleans up, with exit status 130 and 143. Anything else is a defect
     of this project and keeps its traceback.
+
+    The first lines of a script turn Python's search for cycles off while it imports. Here it is on
+    again, but for what was imported: that stays until the end.
     """
+    of_a_script = not gc.isenabled()
+    if of_a_script:
+        gc.freeze()
+        gc.enable()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe without UTF-8 is shown `\xfc` in place of an error of its encoding.
         if hasattr(stream, "reconfigure"):
@@ -82,6 +90,8 @@ def run(main: Callable[[], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if of_a_script:
+            gc.freeze()  # Python's end searches too, for a second, among what is gone anyway
 
 
 @contextmanager

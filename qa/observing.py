@@ -43,6 +43,7 @@ class Tokens:
         self._model, self._windows = model, windows
         self._bf16 = can_bf16() and runs_in_bf16(model, windows)
         self._real, self._positions = torch.empty(0, dtype=torch.long), 0
+        self._total = sum(windows.lengths)
 
     def rows(self, values: torch.Tensor, at_most: int | None = None) -> torch.Tensor:
         """What a module reads or returns, a row a token, without the padding.
@@ -56,7 +57,7 @@ class Tokens:
             FP32, shape (tokens, channels).
         """
         rows = values.flatten(end_dim=-2)
-        every = 1 if at_most is None else max(1, sum(self._windows.lengths) // at_most)
+        every = 1 if at_most is None else max(1, self._total // at_most)
         if len(rows) != self._positions:
             return rows[::every].float()
         return rows.index_select(0, self._real[::every]).float()

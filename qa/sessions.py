@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import multiprocessing
 import os
@@ -198,6 +199,7 @@ def _serve(connection: Connection, processors: Sequence[int], load: Callable[[],
 
     It ends with the connection, at whatever it is then.
     """
+    gc.enable()  # turned off by the first lines of the script, which this process imported
     os.sched_setaffinity(0, processors)
     try:
         forward = load()

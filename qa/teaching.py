@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qa.arrow import Columns, Rows, lists, write_columns
+from qa.arrow import Columns, Records, Rows, lists, write_columns
 from qa.features import WindowSet
 from qa.logits import Forward, Logits, run_windows
 from qa.outputs import whole_file
@@ -86,24 +85,9 @@ def read_teacher(path: Path) -> Sequence[Logits]:
     Raises:
         UserError: it is not there, or is not whole.
     """
-    return _Stored(Rows(path, "run `dvc repro teach`"))
+    rows = Rows(path, "run `dvc repro teach`")
 
+    def logits(row: int) -> Logits:
+        return Logits(rows.list_at("start", row), rows.list_at("end", row))
 
-class _Stored(Sequence[Logits]):
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Logits: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Logits]: ...
-
-    def __getitem__(self, index: int | slice) -> Logits | list[Logits]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        row = index + len(self) if index < 0 else index
-        return Logits(self._rows.list_at("start", row), self._rows.list_at("end", row))
+    return Records(rows, logits)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import pyarrow as pa
 
-from qa.arrow import Columns, Rows, lists, write_columns
+from qa.arrow import Columns, Records, Rows, lists, write_columns
 from qa.errors import reading
 from qa.features import LabelledWindows, Window, WindowSet, label_windows
 from qa.squad import Example
@@ -71,45 +70,25 @@ def read_windows(path: Path) -> LabelledWindows:
     """
     rows = Rows(path, REMEDY)
     with reading(path, REMEDY):
-        return _labelled(rows)
+        return LabelledWindows(
+            WindowSet(_windows(rows), int(rows.metadata[PAD]), rows.lengths("input_ids").tolist()),
+            rows.numbers("start_position"),
+            rows.numbers("end_position"),
+        )
 
 
-def _labelled(rows: Rows) -> LabelledWindows:
-    return LabelledWindows(
-        WindowSet(_Windows(rows), int(rows.metadata[PAD]), rows.lengths("input_ids").tolist()),
-        rows.numbers("start_position"),
-        rows.numbers("end_position"),
-    )
+def _windows(rows: Rows) -> Sequence[Window]:
+    examples, typed = rows.numbers("example"), "token_type_ids" in rows
 
-
-class _Windows(Sequence[Window]):
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._examples = rows.numbers("example")
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Window: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Window]: ...
-
-    def __getitem__(self, index: int | slice) -> Window | list[Window]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        row = index + len(self) if index < 0 else index
-        first, last = self._rows.list_at("reads", row).tolist()
+    def window(row: int) -> Window:
+        first, last = rows.list_at("reads", row).tolist()
         return Window(
-            example=int(self._examples[row]),
-            input_ids=self._rows.list_at("input_ids", row),
-            token_type_ids=(
-                self._rows.list_at("token_type_ids", row)
-                if "token_type_ids" in self._rows
-                else None
-            ),
-            starts=self._rows.list_at("starts", row),
-            ends=self._rows.list_at("ends", row),
+            example=int(examples[row]),
+            input_ids=rows.list_at("input_ids", row),
+            token_type_ids=rows.list_at("token_type_ids", row) if typed else None,
+            starts=rows.list_at("starts", row),
+            ends=rows.list_at("ends", row),
             reads=(first, last),
         )
+
+    return Records(rows, window)

@@ -4,8 +4,10 @@ python scripts/remote.py --account A --container C     as `make remote ACCOUNT=A
 Writes account and container to .dvc/config.local, which git does not hold.
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -4,8 +4,10 @@ python scripts/versions.py              of this checkout
 python scripts/versions.py REPOSITORY   of another, or of a URL: `make versions REPO=URL`
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -5,8 +5,10 @@ lost. Writes models/checked.json, which the stages wait for, and models/teacher.
 FP32 model teaches: both the same for most changes, so that nothing runs again for them.
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

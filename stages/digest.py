@@ -4,8 +4,10 @@ Writes digests/, a JSON file a stage: each stage depends on its own, and on no m
 git: `git diff digests/train.json` names the function that made `train` run again.
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

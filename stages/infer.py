@@ -5,8 +5,10 @@ python stages/infer.py --question Q --context C     prints the answer
 python stages/infer.py --model FOLDER               either, by a released model that was fetched
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -5,8 +5,10 @@ models/windows.json, the windows that the model was seen to read, and models/pro
 stages wait for: the same for whatever passes, so that they do not run again.
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

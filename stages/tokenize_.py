@@ -3,8 +3,10 @@
 Writes data/windows/, which training, calibration, the check of the export and evaluation read.
 """
 
+import gc
 import signal
 
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

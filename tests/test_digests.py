@@ -161,7 +161,6 @@ def test_what_a_stage_reaches_is_named_with_the_libraries_it_imports_from(tmp_pa
         ("qa/words.py", "def count", "def more():\n    pass\n\n\ndef count"),
         ("qa/shapes.py", "    sides = 0\n", "    # none\n    sides = 0\n"),
     ],
-    ids=str,
 )
 def test_what_no_run_can_tell_changes_nothing(
     tmp_path: Path, file: str, old: str, new: str
@@ -193,7 +192,6 @@ def test_what_no_run_can_tell_changes_nothing(
         ("qa/work.py", "import os\n", "import os\nos.umask(0)\n", {"<module>"}),
         ("qa/work.py", "TABLE =", "_ = os.umask(0)\nTABLE =", {"_", "<module>"}),
     ],
-    ids=str,
 )
 def test_what_is_computed_with_is_in_the_digest(
     tmp_path: Path, file: str, old: str, new: str, names: set[str]
@@ -255,7 +253,6 @@ def test_of_two_definitions_of_one_name_the_one_that_is_meant_counts(tmp_path: P
         ("h = ('python', '-c', 'from qa.a import h')\n", "1", "3"),
         ("h = 'qa/a.py'\n", "1", "3"),
     ],
-    ids=str,
 )
 def test_no_change_of_what_may_run_goes_unseen(
     tmp_path: Path, work: str, old: str, new: str
