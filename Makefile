@@ -21,7 +21,7 @@ lint: $(VENV)/installed
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
 
-$(VENV)/installed: requirements.txt requirements-no-deps.txt scripts/setup.sh
+$(VENV)/installed: requirements.txt requirements-no-deps.txt pyproject.toml scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 	@touch $@
 
@@ -84,7 +84,7 @@ grid: $(VENV)/installed
 	  ! grep -q '0 active, 0 idle' <<< "$$state" || break; \
 	  echo "$$left experiments left; dvc queue stop --kill ends them"; done
 	$(IN_VENV) dvc exp show --csv --rev $(COMMIT) --hide-failed --hide-queued \
-	  --drop '(?!Experiment|ptq|int8).*|.*size' > metrics/grid.csv.partial
+	  --drop '(?!Experiment|ptq|qat).*|.*size' > metrics/grid.csv.partial
 	sed -i -n -e 's/\r$$//' -e 1p -e 's/^$(GRID)//p' metrics/grid.csv.partial
 	@test $$(wc -l < metrics/grid.csv.partial) = $$((1 + $(words $(GRID_CALIBRATED) $(GRID_TRAINED)))) || \
 	  { echo "error: experiments failed, see above; metrics/grid.csv.partial has the others"; exit 1; }
@@ -97,7 +97,7 @@ benchmark: $(VENV)/installed $(PEERS)/installed
 
 # The same for a model of BERT-large's shape with random weights: speed and memory only.
 benchmark-large: $(VENV)/installed
-	$(IN_VENV) python scripts/random_checkpoint.py --out models/bert-large-shape
+	$(IN_VENV) python -m benchmark.random_checkpoint --out models/bert-large-shape
 	$(IN_VENV) dvc exp run benchmark/dvc.yaml --temp --name bert-large \
 	  -S model.name=folder -S model.folder=$(abspath models/bert-large-shape) \
 	  -S dataset.max_validation_examples=16 -S calibrate.examples=4 -S calibrate.split_channels=0 \
@@ -109,35 +109,35 @@ benchmark-large: $(VENV)/installed
 CONTAINER ?= bert-qa
 
 remote: $(VENV)/installed
-	@$(IN_VENV) python scripts/remote.py --account "$(ACCOUNT)" --container "$(CONTAINER)"
+	@$(IN_VENV) python -m release.set_up --account "$(ACCOUNT)" --container "$(CONTAINER)"
 
 push: $(VENV)/installed
-	@$(IN_VENV) python scripts/push.py
+	@$(IN_VENV) python -m release.push
 
-# Everything that the remote has for this commit, or one output: make pull TARGET=models/onnx/int8.
+# Everything that the remote has for this commit, or one output: make pull TARGET=models/onnx/qat.
 pull: $(VENV)/installed
-	@$(IN_VENV) python scripts/pull.py $(if $(TARGET),"$(TARGET)")
+	@$(IN_VENV) python -m release.pull $(if $(TARGET),"$(TARGET)")
 
 # The INT8 model of this commit as a version: make release VERSION=1.2.0.
 release: $(VENV)/installed
-	@$(IN_VENV) python scripts/release.py "$(VERSION)"
+	@$(IN_VENV) python -m release.tag "$(VERSION)"
 
 # The versions that there are, of this checkout or of a URL: make versions REPO=URL.
 versions: $(VENV)/installed
-	@$(IN_VENV) python scripts/versions.py $(if $(REPO),"$(REPO)")
+	@$(IN_VENV) python -m release.list_versions $(if $(REPO),"$(REPO)")
 
 # Azure Storage on this machine, until Ctrl-C.
 azurite:
-	@azure/azurite.sh
+	@cloud/azurite.sh
 
 # azure/ as Azure's own software reads it: the CLI's parser on every az line, azure-ai-ml on the job.
 # A large install (0.8 GB), and so an environment of its own; needs no subscription.
 azure-check: .venv-az/installed
 	.venv-az/bin/python scripts/check_azure.py
 
-.venv-az/installed: azure/requirements.txt
+.venv-az/installed: cloud/requirements.txt
 	python3 -m venv .venv-az
-	.venv-az/bin/pip install --disable-pip-version-check --quiet -r azure/requirements.txt
+	.venv-az/bin/pip install --disable-pip-version-check --quiet -r cloud/requirements.txt
 	@touch $@
 
 # The LoRA adapter of the embedded model, kept in git under models/minilm-squad/.
@@ -145,21 +145,16 @@ adapter: $(VENV)/installed
 	$(IN_VENV) python scripts/train_adapter.py --train $(TRAIN) --validation $(VALIDATION) \
 	  --out models/minilm-squad
 
-# requirements.txt from requirements.in, for Python 3.11 to 3.13. torch pins its own CUDA packages,
-# which a CPU build does without: they stay out of the list, and so does what scripts/setup.sh installs apart.
-CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cublas nvidia-cuda-cupti \
-  nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
-  nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
-  nvidia-nvshmem-cu13 nvidia-nvtx
+# The pins, of what pyproject.toml names; its section tool.uv.pip has the settings. UPGRADE= keeps what still fits.
+UPGRADE ?= --upgrade
 
 lock: $(VENV)/installed
-	$(IN_VENV) uv pip compile requirements.in requirements-no-deps.txt --universal --python-version 3.11 --upgrade \
-	  --annotation-style line --custom-compile-command "make lock" \
-	  $(addprefix --no-emit-package ,$(CUDA) optimum-intel torchvision) -o requirements.txt
+	$(IN_VENV) uv pip compile pyproject.toml requirements-no-deps.txt --all-extras $(UPGRADE) -o requirements.txt
+	$(IN_VENV) uv pip compile pyproject.toml --constraint requirements.txt -o requirements-answer.txt
 
 # Removes the checkpoints of unfinished training, and says how large each was.
 clean-checkpoints: $(VENV)/installed
-	@$(IN_VENV) python scripts/checkpoints.py remove
+	@$(IN_VENV) python -m release.mirror_checkpoints remove
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-az

@@ -1,7 +1,7 @@
 """Read azure/ as Azure's own software reads it, with no subscription: `make azure-check`.
 
 Runs vm.sh and ml.sh with a recording stand-in for az, gives every line recorded to the Azure CLI's
-own parser, and loads azure/ml/*.yml with azure-ai-ml. Executes nothing of Azure: what the lines do
+own parser, and loads cloud/ml/*.yml with azure-ai-ml. Executes nothing of Azure: what the lines do
 is for a subscription to show.
 """
 
@@ -160,7 +160,7 @@ def main() -> None:
         "environment.yml": load.load_environment(AZURE / "ml/environment.yml"),
         "compute.yml": load.load_compute(AZURE / "ml/compute.yml"),
     }.items():
-        print(f"azure/ml/{name}: a {type(loaded).__name__}")
+        print(f"cloud/ml/{name}: a {type(loaded).__name__}")
     sys.exit(wrong > 0)
 
 

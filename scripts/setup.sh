@@ -41,3 +41,5 @@ install() {
 install "$(grep -o '^pip==[^ ]*' requirements.txt)"
 install -r requirements.txt
 install --no-deps -r requirements-no-deps.txt
+# The project itself, as it lies here: `bert-qa` and `import bert_qa`.
+install --no-deps --no-build-isolation --editable .

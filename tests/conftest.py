@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def encoder() -> Path:
     """The embedded model's encoder, for its tokenizer."""
-    from qa.adapter import encoder_folder
+    from bert_qa.adapter import encoder_folder
 
     return encoder_folder()
 
@@ -84,7 +84,7 @@ def encoder() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     """The embedded model's tokenizer, as `download_model` leaves it."""
-    from qa.intake import build_tokenizer
+    from bert_qa.intake import build_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     build_tokenizer(encoder, folder, "the encoder")
@@ -93,7 +93,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) ->
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder: Path) -> Any:
-    from qa.features import load_tokenizer
+    from bert_qa.windows import load_tokenizer
 
     return load_tokenizer(tokenizer_folder)
 
@@ -106,7 +106,7 @@ def tiny_model(
     import torch
     from transformers import BertConfig, BertForQuestionAnswering
 
-    from qa.checkpoints import save_checkpoint
+    from bert_qa.checkpoints import save_checkpoint
 
     torch.manual_seed(0)
     config = BertConfig(
@@ -125,10 +125,10 @@ def tiny_model(
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer: Any) -> Path:
     """The tiny checkpoint in ONNX, as the export stage writes it."""
-    from qa.checkpoints import load_model
-    from qa.export import to_onnx, write_folder
-    from qa.features import make_windows
-    from qa.squad import Example
+    from bert_qa.checkpoints import load_model
+    from bert_qa.export import to_onnx, write_folder
+    from bert_qa.squad import Example
+    from bert_qa.windows import make_windows
 
     windows = make_windows(
         [Example("", "Who?", "Ada was here."), Example("", "Where?", "Ada was in London.")],

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from qa.errors import UserError, one_line
+from bert_qa.errors import UserError, one_line
 from tests.conftest import ROOT
 
 HEAD = """# Faults, and what you see of them

@@ -1,4 +1,4 @@
-"""What runs in the peers' environment for a test, sent there by `qa.workers.in_peers`."""
+"""What runs in the peers' environment for a test, sent there by `benchmark.processes.in_peers`."""
 
 from __future__ import annotations
 

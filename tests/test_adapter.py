@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from peft import PeftModel
 
-from qa import adapter
-from qa.adapter import ADAPTER_FILES, load_encoder, merge_adapter
-from qa.checkpoints import load_model, torch_forward
-from qa.errors import UserError
-from qa.features import load_tokenizer, make_windows
-from qa.logits import run_windows
-from qa.squad import read_questions
+from bert_qa import adapter
+from bert_qa.adapter import ADAPTER_FILES, load_encoder, merge_adapter
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.errors import UserError
+from bert_qa.logits import run_windows
+from bert_qa.squad import read_questions
+from bert_qa.windows import load_tokenizer, make_windows
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "models/minilm-squad"

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
-from qa import table
-from qa.answering import answer_csv, answer_one
-from qa.errors import UserError
-from qa.params import Params, read_all_params
-from qa.squad import read_questions
+from bert_qa import table
+from bert_qa.answering import answer_csv, answer_one
+from bert_qa.errors import UserError
+from bert_qa.params import Params, read_all_params
+from bert_qa.squad import read_questions
 from tests.conftest import ROOT
 
 CHUNK_ROWS = 40

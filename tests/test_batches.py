@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from qa.batches import BATCH_TOKENS, make_batches
-from qa.features import padded_length
+from bert_qa.batches import BATCH_TOKENS, make_batches
+from bert_qa.windows import padded_length
 
 
 def _lengths(longest: int, count: int = 500) -> list[int]:

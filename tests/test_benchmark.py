@@ -9,19 +9,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from qa.account import operations
-from qa.benchmark import (
+from benchmark.contenders import CONTENDERS, REFERENCE
+from benchmark.measure import (
     Figures,
     questions_of,
     report,
     scores,
     write_table,
 )
-from qa.contenders import CONTENDERS, REFERENCE
-from qa.errors import UserError
-from qa.plot import draw
-from qa.processor import machine
-from qa.squad import Example, Span, read_questions
+from benchmark.plot import draw
+from benchmark.roofline import operations
+from bert_qa.cpu import machine
+from bert_qa.errors import UserError
+from bert_qa.squad import Example, Span, read_questions
 from tests.conftest import ROOT
 
 

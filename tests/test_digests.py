@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from qa.digests import read_pins, stage_digests
-from qa.errors import UserError
+from bert_qa.digests import read_pins, stage_digests
+from bert_qa.errors import UserError
 from tests.conftest import ROOT
 
 STAGE = '''"""A stage."""
@@ -215,6 +215,29 @@ def test_moving_a_definition_changes_nothing(tmp_path: Path) -> None:
     stage = STAGE.replace("qa.work", "qa.deep.place")
     found = digest(tmp_path, stages__work=stage, qa__deep____init__="", qa__deep__place=WORK)
     assert found == digest(tmp_path)
+    # Where a function imports it itself, too.
+    inside = WORK.replace("from qa.words import count\n", "")
+    inside = inside.replace("    total = 0", "    from qa.words import count\n\n    total = 0")
+    assert inside.count("import count") == 1
+    moved = inside.replace("qa.words", "qa.deep.words")
+    found = digest(tmp_path, qa__work=moved, qa__deep____init__="", qa__deep__words=WORDS)
+    assert found == digest(tmp_path, qa__work=inside)
+
+
+def test_a_file_that_code_names_is_in_the_digest(tmp_path: Path) -> None:
+    """A template, say: as its content is, and only where it is named."""
+    project, found = tmp_path / "project", []
+    for content in ("a", "b"):
+        digest(tmp_path, qa__words=WORDS.replace("len(text", "len('page.jinja' + text"))
+        (project / "qa/page.jinja").write_text(content, encoding="utf-8")
+        (project / "qa/other.jinja").write_text(content, encoding="utf-8")
+        scripts = {"work": "stages.work"}
+        found.append(stage_digests(project, ("qa", "stages"), scripts, {})["work"]["code"])
+    before, after = found
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    assert {name for name in before if before[name] != after[name]} == {"page.jinja"}
+    assert before.keys() == after.keys()
 
 
 def test_of_two_definitions_of_one_name_the_one_that_is_meant_counts(tmp_path: Path) -> None:
@@ -252,6 +275,13 @@ def test_of_two_definitions_of_one_name_the_one_that_is_meant_counts(tmp_path: P
         ("def h(): return [\n        'a']; 'doc'\n", "'a'", "'b'"),
         ("h = ('python', '-c', 'from qa.a import h')\n", "1", "3"),
         ("h = 'qa/a.py'\n", "1", "3"),
+        ("def h():\n    from qa.a import h\n    return h()\n", "qa.a", "qa.b"),
+        ("def h():\n    from qa.a import h; h()\n    return h\n", "; h()", ""),
+        (
+            "def g():\n    from qa.a import h\n    from qa.b import h\n    return h()\n",
+            "from qa.a import h\n    from qa.b import h\n",
+            "from qa.b import h\n    from qa.a import h\n",
+        ),
     ],
 )
 def test_no_change_of_what_may_run_goes_unseen(
@@ -324,11 +354,11 @@ def test_pins_are_read_whatever_the_spelling(tmp_path: Path) -> None:
 
 
 def test_the_digests_in_git_are_those_of_the_code(tmp_path: Path) -> None:
-    for name in ("qa", "stages", "benchmark"):
+    for name in ("bert_qa", "stages", "benchmark"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("requirements.txt", "requirements-no-deps.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    subprocess.run([sys.executable, "stages/digest.py"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "stages.digest"], cwd=tmp_path, check=True)
     written = {file.name: file.read_text() for file in (tmp_path / "digests").iterdir()}
     in_git = {file.name: file.read_text() for file in (ROOT / "digests").iterdir()}
     assert written == in_git, "run `dvc repro digest` and commit digests/"
@@ -366,7 +396,7 @@ def test_every_python_finds_the_same_digests(tmp_path: Path, version: str) -> No
         pytest.skip(f"no Python {version} here")
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "from qa.digests import Sources; s = Sources(Path(sys.argv[1]), ('qa', 'stages'));"
+        "from bert_qa.digests import Sources; s = Sources(Path(sys.argv[1]), ('bert_qa', 'stages'));"
         "print(json.dumps(s.digests(s.reached('stages.train')), sort_keys=True))"
     )
     outputs = {

@@ -14,17 +14,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from qa.checkpoints import load_model, runs_in_bf16, save_checkpoint, torch_forward
-from qa.errors import UserError
-from qa.features import Tokenizer, WindowSet, load_tokenizer, make_windows
-from qa.intake import build_checkpoint
-from qa.logits import relative_rms, run_windows
-from qa.params import read_all_params
-from qa.probe import probe, small_config
-from qa.quantization import fast_quantizers
-from qa.recipe import left_out, quantize
-from qa.squad import Example
-from qa.tracing import make_traceable
+from bert_qa.checkpoints import load_model, runs_in_bf16, save_checkpoint, torch_forward
+from bert_qa.errors import UserError
+from bert_qa.intake import build_checkpoint
+from bert_qa.logits import relative_rms, run_windows
+from bert_qa.params import read_all_params
+from bert_qa.probe import probe, small_config
+from bert_qa.quantization.nncf_model import fast_quantizers
+from bert_qa.quantization.recipe import left_out, quantize
+from bert_qa.squad import Example
+from bert_qa.tracing import make_traceable
+from bert_qa.windows import Tokenizer, WindowSet, load_tokenizer, make_windows
 from tests.conftest import ROOT
 from tests.encoders import FIRST, architectures, tiny
 

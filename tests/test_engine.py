@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qa.batches import BATCH_TOKENS
-from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine
-from qa.params import Decoding, Windows
-from qa.squad import Example, read_questions
+from bert_qa.batches import BATCH_TOKENS
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.engine import Engine
+from bert_qa.params import Decoding, Windows
+from bert_qa.squad import Example, read_questions
 from tests.conftest import ROOT
 
 WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)

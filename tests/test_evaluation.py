@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine, Reading
-from qa.evaluation import (
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.engine import Engine, Reading
+from bert_qa.evaluation import (
     Results,
     bootstrap_interval,
     compare,
@@ -21,12 +21,12 @@ from qa.evaluation import (
     same_answers,
     summary,
 )
-from qa.features import WindowSet, make_windows
-from qa.logits import Logits
-from qa.metrics import score_each
-from qa.params import Decoding, Windows
-from qa.spans import Answer
-from qa.squad import Example, Span, read_questions
+from bert_qa.logits import Logits
+from bert_qa.metrics import score_each
+from bert_qa.params import Decoding, Windows
+from bert_qa.spans import Answer
+from bert_qa.squad import Example, Span, read_questions
+from bert_qa.windows import WindowSet, make_windows
 from tests.conftest import ROOT
 
 CONTEXT = "north London"
@@ -39,16 +39,16 @@ EXAMPLES = [
 NONE = Answer("", 0.5, 0, 0)
 LONDON = Answer("London", 0.5, 6, 12)
 # FP32: 100/100, 0/66.7, 100/100, 100/100. INT8: 100/100, 0/66.7, 0/0, 100/100.
-ANSWERS = {"fp32": [LONDON, LONDON, NONE, NONE], "int8": [LONDON, LONDON, LONDON, NONE]}
+ANSWERS = {"fp32": [LONDON, LONDON, NONE, NONE], "qat": [LONDON, LONDON, LONDON, NONE]}
 # One window of two tokens each: halves, and for INT8 a quarter and three, in the third example.
 EVEN = Logits(np.zeros(2, np.float32), np.zeros(2, np.float32))
 UNEVEN = Logits(np.log(np.array([0.25, 0.75], np.float32)), np.zeros(2, np.float32))
-LOGITS = {"fp32": [EVEN] * 4, "int8": [EVEN, EVEN, UNEVEN, EVEN]}
+LOGITS = {"fp32": [EVEN] * 4, "qat": [EVEN, EVEN, UNEVEN, EVEN]}
 
 
 def results(folder: Path, count: int = 4) -> dict[str, Results]:
     made = {}
-    for name, size in (("fp32", 4_000_000), ("int8", 1_000_000)):
+    for name, size in (("fp32", 4_000_000), ("qat", 1_000_000)):
         (folder / name).write_bytes(b"x" * size)
         made[name] = Results(
             Reading(EXAMPLES[:count], WindowSet([], 0), LOGITS[name][:count]),
@@ -75,7 +75,7 @@ def test_metrics_side_by_side(tmp_path: Path) -> None:
             "NoAns_f1": 100.0,
             "size_mb": 4.0,
         },
-        "int8": {
+        "qat": {
             "exact_match": 50.0,
             "f1": 66.6667,
             "HasAns_exact_match": 50.0,

@@ -16,25 +16,25 @@ from nncf.torch.function_hook import get_hook_storage
 from onnx import numpy_helper
 from transformers import PreTrainedModel
 
-from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine
-from qa.errors import UserError
-from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
-from qa.features import WindowSet, make_windows
-from qa.logits import run_windows
-from qa.outputs import hash_file
-from qa.overflow import widen_ranges
-from qa.params import Calibrate, Decoding, Windows
-from qa.quantization import (
+from benchmark.processes import in_peers
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.engine import Engine
+from bert_qa.errors import UserError
+from bert_qa.export import check_same, describe, relative_difference, to_onnx, write_folder
+from bert_qa.files import hash_file
+from bert_qa.logits import run_windows
+from bert_qa.params import Calibrate, Decoding, Windows
+from bert_qa.quantization.nncf_model import (
     calibrate,
     fast_quantizers,
     load_quantized,
     save_quantized,
     strip,
 )
-from qa.sessions import onnx_forward
-from qa.squad import read_questions
-from qa.workers import in_peers
+from bert_qa.quantization.overflow_fix import widen_ranges
+from bert_qa.sessions import onnx_forward
+from bert_qa.squad import read_questions
+from bert_qa.windows import WindowSet, make_windows
 from tests.conftest import ROOT
 from tests.peers import pipeline_answers
 
@@ -295,9 +295,9 @@ def test_a_model_without_token_types_goes_all_the_way(
 ) -> None:
     from transformers import DistilBertConfig, DistilBertForQuestionAnswering
 
-    from qa.checkpoints import save_checkpoint
-    from qa.features import load_tokenizer
-    from qa.intake import build_checkpoint
+    from bert_qa.checkpoints import save_checkpoint
+    from bert_qa.intake import build_checkpoint
+    from bert_qa.windows import load_tokenizer
 
     torch.manual_seed(0)
     config = DistilBertConfig(

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from qa.checkpoints import load_model
-from qa.errors import UserError
-from qa.features import load_tokenizer
+from bert_qa.checkpoints import load_model
+from bert_qa.errors import UserError
+from bert_qa.windows import load_tokenizer
 from tests.conftest import ROOT
 from tests.faults import marked
 
@@ -226,15 +226,15 @@ def test_a_checkpoint_that_is_cut_off_is_named(tmp_path: Path, tiny_model: Path,
         ("metrics of another shape", "metrics/evaluation.json", b'{"fp32": []}'),
         ("metrics that are a list", "metrics/evaluation.json", b"[1]"),
         ("metrics in another encoding", "metrics/evaluation.json", b"\xff\xfe"),
-        ("no model", "models/onnx/int8/model.onnx", b""),
-        ("a model cut off", "models/onnx/int8/model.onnx", b"\x08"),
-        ("a config cut off", "models/onnx/int8/config.json", b"{"),
+        ("no model", "models/onnx/qat/model.onnx", b""),
+        ("a model cut off", "models/onnx/qat/model.onnx", b"\x08"),
+        ("a config cut off", "models/onnx/qat/config.json", b"{"),
     ],
 )
 def test_what_a_package_is_made_of_is_named_when_spoilt(
     place: Place, tiny_onnx: Path, how: str, file: str, spoilt: bytes
 ) -> None:
-    shutil.copytree(tiny_onnx, place.folder / "models/onnx/int8")
+    shutil.copytree(tiny_onnx, place.folder / "models/onnx/qat")
     (place.folder / "metrics").mkdir()
     shutil.copy(ROOT / "metrics/evaluation.json", place.folder / "metrics")
     (place.folder / file).write_bytes(spoilt)

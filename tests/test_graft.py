@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from qa.checkpoints import load_model, torch_forward
-from qa.features import make_windows
-from qa.logits import relative_rms, run_windows
-from qa.squad import read_questions
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.logits import relative_rms, run_windows
+from bert_qa.squad import read_questions
+from bert_qa.windows import make_windows
 from scripts.graft_encoder import graft
 from tests.conftest import ROOT
 

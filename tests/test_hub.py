@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from qa.squad import read_examples, read_questions
+from bert_qa.squad import read_examples, read_questions
 from tests.conftest import ROOT, Project
 from tests.hub_server import Break, hub
 
@@ -88,7 +88,7 @@ def run_stage(project: Project, stage: str, endpoint: str) -> tuple[int, str, st
         "HF_HUB_OFFLINE": "0",
         "NO_PROXY": "127.0.0.1",
     }
-    done = project.run("python", f"stages/{stage}.py")
+    done = project.run("python", "-m", f"stages.{stage}")
     return done.returncode, done.stdout, done.stderr
 
 

@@ -34,11 +34,11 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from qa.checkpoints import load_model
-from qa.errors import UserError
-from qa.features import load_tokenizer, make_windows
-from qa.intake import build_checkpoint
-from qa.squad import Example
+from bert_qa.checkpoints import load_model
+from bert_qa.errors import UserError
+from bert_qa.intake import build_checkpoint
+from bert_qa.squad import Example
+from bert_qa.windows import load_tokenizer, make_windows
 from tests.conftest import Project
 
 BUILT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -143,7 +143,7 @@ def test_the_stage_writes_nothing_outside_the_project(
     make_hostile(theirs, {"default": "stranger", ESCAPE: "stranger"})
     project.set(model__name="folder", model__folder=str(theirs))
     before = {path for path in tmp_path.rglob("*") if ".git" not in path.parts}
-    project.check("python", "stages/download_model.py")
+    project.check("python", "-m", "stages.download_model")
     base = project.folder / "models/base"
     written = {path for path in tmp_path.rglob("*") if ".git" not in path.parts} - before
     assert {path for path in written if path.suffix != ".pyc" and path.name != "__pycache__"} == {

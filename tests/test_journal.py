@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qa.journal import FILE, Journal, Progress
+from bert_qa.journal import FILE, Journal, Progress
 from tests.conftest import ROOT
 
 Batch = dict[str, NDArray[np.int64]]
@@ -155,7 +155,7 @@ def test_several_threads_share_it(output: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from qa.journal import Journal, Progress
+from bert_qa.journal import Journal, Progress
 from tests.test_journal import Counting, batch
 journal = Journal(Path(sys.argv[1]), "run")
 for number in range(20):

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qa.checkpoints import load_model, save_checkpoint, torch_forward
-from qa.engine import Engine
-from qa.errors import UserError
-from qa.export import to_onnx, write_folder
-from qa.features import Tokenizer, label_windows, load_tokenizer, make_windows
-from qa.intake import build_checkpoint
-from qa.logits import relative_rms, run_windows
-from qa.params import Decoding, Windows
-from qa.probe import TRAINING, check_windows
-from qa.sessions import Sessions
-from qa.squad import Example, Span, read_questions
-from qa.training import train
+from bert_qa.checkpoints import load_model, save_checkpoint, torch_forward
+from bert_qa.engine import Engine
+from bert_qa.errors import UserError
+from bert_qa.export import to_onnx, write_folder
+from bert_qa.intake import build_checkpoint
+from bert_qa.logits import relative_rms, run_windows
+from bert_qa.params import Decoding, Windows
+from bert_qa.probe import TRAINING, check_windows
+from bert_qa.sessions import Sessions
+from bert_qa.squad import Example, Span, read_questions
+from bert_qa.training import train
+from bert_qa.windows import Tokenizer, label_windows, load_tokenizer, make_windows
 from tests.conftest import ROOT
 from tests.encoders import tiny
 
@@ -115,12 +115,12 @@ def test_training_on_windows_of_2048_tokens(
 SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
-from qa.checkpoints import load_model
-from qa.errors import run
-from qa.features import label_windows, load_tokenizer, make_windows
-from qa.probe import TRAINING
-from qa.squad import Example
-from qa.training import train
+from bert_qa.checkpoints import load_model
+from bert_qa.errors import run
+from bert_qa.windows import label_windows, load_tokenizer, make_windows
+from bert_qa.probe import TRAINING
+from bert_qa.squad import Example
+from bert_qa.training import train
 
 def main():
     base, out = Path(sys.argv[1]), Path(sys.argv[2])

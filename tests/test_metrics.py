@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from qa.metrics import exact_match_and_f1, score_text
-from qa.params import Language
-from qa.spans import Answer
-from qa.squad import Example, Span
+from bert_qa.metrics import exact_match_and_f1, score_text
+from bert_qa.params import Language
+from bert_qa.spans import Answer
+from bert_qa.squad import Example, Span
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from qa.batches import make_batches
-from qa.checkpoints import load_model
-from qa.features import Tokenizer, WindowSet, make_windows
-from qa.observing import Tokens, hooked
-from qa.squad import Example
+from bert_qa.batches import make_batches
+from bert_qa.checkpoints import load_model
+from bert_qa.quantization.observing import Tokens, hooked
+from bert_qa.squad import Example
+from bert_qa.windows import Tokenizer, WindowSet, make_windows
 
 SIZES: dict[str, Any] = {"max_length": 96, "doc_stride": 16, "max_question_length": 32}
 
@@ -72,7 +72,9 @@ def test_every_token_is_seen_once_and_no_padding(
 def test_rows_are_those_of_each_window_alone(
     model: PreTrainedModel, windows: WindowSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qa.observing.can_bf16", lambda: False)  # whose rounding differs by shape
+    monkeypatch.setattr(
+        "bert_qa.quantization.observing.can_bf16", lambda: False
+    )  # whose rounding differs by shape
     norm = model.bert.encoder.layer[1].output.LayerNorm
     rows = watched(model, windows, norm, Tokens.rows)
     alone: list[torch.Tensor] = []

@@ -20,11 +20,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from qa.checks import check_machine
-from qa.errors import UserError
-from qa.params import Windows, read_all_params
-from qa.probe import check_windows
-from qa.squad import read_examples
+from bert_qa.checks import check_machine
+from bert_qa.errors import UserError
+from bert_qa.params import Windows, read_all_params
+from bert_qa.probe import check_windows
+from bert_qa.squad import read_examples
 from tests.conftest import ROOT, Project, ran
 
 
@@ -81,7 +81,7 @@ def test_own_model_and_data_go_all_the_way(
     assert "epochs: 2 (the head is new)" in output
     assert "same answers" in output
     metrics = json.loads((project.folder / "metrics/evaluation.json").read_text("utf-8"))
-    assert {"HasAns_f1", "NoAns_f1", "f1"} <= metrics["int8"].keys()
+    assert {"HasAns_f1", "NoAns_f1", "f1"} <= metrics["qat"].keys()
     loss = project.folder / "metrics/finetune/plots/metrics/loss.tsv"
     assert loss.read_text("utf-8").startswith("step\tloss\n1\t")
 
@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line(
     project: Project, stage: str, values: dict[str, str], says: str
 ) -> None:
     project.set(**values)
-    done = project.run("python", f"stages/{stage}.py")
+    done = project.run("python", "-m", f"stages.{stage}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
@@ -149,7 +149,7 @@ def test_a_broken_checkpoint_is_one_line(
         if content is not None:
             (folder / name).write_bytes(content)
     project.set(model__name="folder", model__folder=str(folder))
-    done = project.run("python", "stages/download_model.py")
+    done = project.run("python", "-m", "stages.download_model")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {folder}: ")
     assert says in done.stderr
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_run_is_one_line(
     shutil.copytree(tiny_model, folder)
     _change(folder / "config.json", config)
     project.set(model__name="folder", model__folder=str(folder))
-    done = project.run("python", "stages/download_model.py")
+    done = project.run("python", "-m", "stages.download_model")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {folder}: {says}")
     assert done.stderr.count("\n") == 1
@@ -226,7 +226,7 @@ def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
 
 def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     params = read_all_params(ROOT / "params.yaml")
-    monkeypatch.setattr("qa.checks.has_bf16", lambda: False)
+    monkeypatch.setattr("bert_qa.checks.has_bf16", lambda: False)
     check_machine(params)
     for section in ("infer", "evaluate"):
         changed = getattr(params, section).model_copy(update={"precision": "bf16"})
@@ -252,7 +252,7 @@ def test_what_the_model_cannot_do_is_found_by_the_probe(
 ) -> None:
     shutil.copytree(encoder_without_head, project.folder / "models/base")
     project.set(**values)
-    done = project.run("python", "stages/probe.py")
+    done = project.run("python", "-m", "stages.probe")
     assert done.returncode == 1, done.stderr
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert error.startswith(f"error: params.yaml: {says}")
@@ -344,7 +344,7 @@ def _download_dataset(
         dataset__validation_file="validation.json",
         **values,
     )
-    return project.run("python", "stages/download_dataset.py")
+    return project.run("python", "-m", "stages.download_dataset")
 
 
 SIZES = {

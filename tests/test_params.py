@@ -15,8 +15,8 @@ from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa.errors import UserError, one_line
-from qa.params import _load, read_all_params
+from bert_qa.errors import UserError, one_line
+from bert_qa.params import _load, read_all_params
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")

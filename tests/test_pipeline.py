@@ -24,13 +24,13 @@ import pytest
 import torch
 import yaml
 
-from qa.contenders import CONTENDERS, Setting
-from qa.errors import UserError
-from qa.overflow import LARGEST_PAIR, largest_pairs
-from qa.params import read_all_params
-from qa.sessions import inference_precision
-from qa.squad import Span, read_examples, write_examples
-from qa.workers import Worker, in_peers
+from benchmark.contenders import CONTENDERS, Setting
+from benchmark.processes import Worker, in_peers
+from bert_qa.errors import UserError
+from bert_qa.params import read_all_params
+from bert_qa.quantization.overflow_fix import LARGEST_PAIR, largest_pairs
+from bert_qa.sessions import inference_precision
+from bert_qa.squad import Span, read_examples, write_examples
 from tests.conftest import ROOT, STAGES, Project, Retrained, ran
 from tests.peers import pipeline_answers
 
@@ -80,12 +80,12 @@ def test_metrics_and_plots_show_something(reproduced: Project) -> None:
     metrics = shown[""]["data"]["metrics/evaluation.json"]["data"]
     assert metrics["questions"] == 50
     assert 40 < metrics["fp32"]["f1"] <= 100
-    for name in ("ptq", "int8"):
+    for name in ("ptq", "qat"):
         assert metrics[name]["f1_difference"] == pytest.approx(
             metrics[name]["f1"] - metrics["fp32"]["f1"], abs=2e-4
         )
         assert metrics[name]["size_ratio"] <= 0.27
-    for name in ("fp32", "ptq", "int8"):
+    for name in ("fp32", "ptq", "qat"):
         size = (reproduced.folder / f"models/onnx/{name}/model.onnx").stat().st_size
         assert metrics[name]["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
     plots = json.loads(reproduced.check("dvc", "plots", "show", "--json"))
@@ -96,7 +96,7 @@ def test_metrics_and_plots_show_something(reproduced: Project) -> None:
 
 def test_no_pair_of_trained_weights_overflows(reproduced: Project) -> None:
     """Training moves weights in the ranges that calibration gave them."""
-    for name in ("ptq", "int8"):
+    for name in ("ptq", "qat"):
         graph = onnx.load(reproduced.folder / f"models/onnx/{name}/model.onnx").graph
         weights = [
             onnx.numpy_helper.to_array(tensor).astype(np.float32)
@@ -111,7 +111,7 @@ def test_no_pair_of_trained_weights_overflows(reproduced: Project) -> None:
 
 def test_predictions_are_in_squads_format(reproduced: Project) -> None:
     examples = read_examples(reproduced.folder / "data/squad/validation.jsonl")
-    for name in ("fp32", "ptq", "int8"):
+    for name in ("fp32", "ptq", "qat"):
         text = (reproduced.folder / f"data/predictions/{name}.json").read_text(encoding="utf-8")
         predictions = json.loads(text)
         assert list(predictions) == [example.id for example in examples]
@@ -130,7 +130,7 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
         {**params, "infer": {**params["infer"], "input": str(table), "output": f"{table}.out"}}
     )
     copy = tmp_path / "copy"
-    for name in ("models/onnx/int8",):
+    for name in ("models/onnx/qat",):
         shutil.copytree(reproduced.folder / name, copy / name)
     (copy / "params.yaml").write_text(text, encoding="utf-8")
     done = subprocess.run(
@@ -144,7 +144,7 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
     assert done.returncode == 0, done.stderr
     ours = pd.read_csv(f"{table}.out", na_filter=False)
 
-    folder = copy / "models/onnx/int8"
+    folder = copy / "models/onnx/qat"
     windows, decoding = params["windows"], params["decoding"]
     options = {
         "max_seq_len": windows["max_length"],
@@ -167,7 +167,7 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
 def test_int8_alone_computes_in_bf16(reproduced: Project) -> None:
     models = reproduced.folder / "models"
     assert inference_precision(models / "onnx/fp32/model.onnx", "bf16") == "f32"
-    for name in ("onnx/ptq", "onnx/int8", "bert-qa-int8"):
+    for name in ("onnx/ptq", "onnx/qat", "bert-qa-int8"):
         model = models / name / "model.onnx"
         assert inference_precision(model, "bf16") == "bf16"
         assert inference_precision(model, "fp32") == "f32"
@@ -182,7 +182,7 @@ def test_every_contender_answers_the_table(
     setting = Setting(
         Path("models/fp32"),
         Path("models/onnx/fp32"),
-        Path("models/onnx/int8"),
+        Path("models/onnx/qat"),
         Path("none"),
         params.windows,
         params.decoding,
@@ -293,7 +293,7 @@ def test_the_gate_fails_after_the_metrics_are_written(unchanged: Project) -> Non
     metrics = unchanged.folder / "metrics/evaluation.json"
     metrics.unlink()
     unchanged.set(evaluate__max_f1_drop=0.0)
-    done = unchanged.run("python", "stages/evaluate.py")
+    done = unchanged.run("python", "-m", "stages.evaluate")
     assert done.returncode == 1
     assert "points of F1, more than evaluate.max_f1_drop (0)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -326,7 +326,7 @@ def test_one_question_from_the_command_line(reproduced: Project) -> None:
     ],
 )
 def test_half_a_question_is_an_error(reproduced: Project, arguments: list[str], says: str) -> None:
-    done = reproduced.run("python", "stages/infer.py", *arguments)
+    done = reproduced.run("python", "-m", "stages.infer", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
@@ -338,7 +338,7 @@ def test_a_broken_input_is_one_line_and_loses_nothing(unchanged: Project) -> Non
     (unchanged.folder / "data/input.csv").write_text("Context,Question\na,\n", encoding="utf-8")
     what = "data/input.csv: row 1: Question is empty; fix or drop it, or set infer.on_error=keep"
     line = f"error: {what}\n"
-    done = unchanged.run("python", "stages/infer.py")
+    done = unchanged.run("python", "-m", "stages.infer")
     assert (done.returncode, done.stderr) == (1, line)
     done = unchanged.run("dvc", "repro", "infer")
     assert done.returncode != 0
@@ -359,4 +359,4 @@ def test_an_experiment_varies_parameters(unchanged: Project) -> None:
     table = list(csv.DictReader(shown.splitlines()))
     row = next(row for row in table if row["Experiment"] == "short")
     assert row["decoding.max_answer_length"] == "4"
-    assert float(row["int8.f1"]) > 0
+    assert float(row["qat.f1"]) > 0

@@ -14,15 +14,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa import table as tables
-from qa.batches import BATCH_TOKENS, make_batches
-from qa.features import Window, make_windows, padded_length
-from qa.journal import Journal
-from qa.logits import Logits
-from qa.outputs import resumable_file
-from qa.spans import Answer, best_answers
-from qa.squad import Example, Span
-from qa.table import WRITTEN, answer_table, check_table
+from bert_qa import table as tables
+from bert_qa.batches import BATCH_TOKENS, make_batches
+from bert_qa.files import resumable_file
+from bert_qa.journal import Journal
+from bert_qa.logits import Logits
+from bert_qa.spans import Answer, best_answers
+from bert_qa.squad import Example, Span
+from bert_qa.table import WRITTEN, answer_table, check_table
+from bert_qa.windows import Window, make_windows, padded_length
 
 # Any text that UTF-8 has, with more of what CSV, tokenizers and spreadsheets take for special.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(

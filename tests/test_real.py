@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from qa.adapter import merge_adapter
-from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine
-from qa.evaluation import same_answers
-from qa.export import to_onnx, write_folder
-from qa.features import load_tokenizer, make_windows
-from qa.intake import build_checkpoint
-from qa.logits import Forward
-from qa.metrics import exact_match_and_f1
-from qa.params import Params, Precision, read_all_params
-from qa.processor import has_bf16
-from qa.quantization import load_quantized, save_quantized, strip
-from qa.recipe import quantize
-from qa.sessions import onnx_forward
-from qa.spans import Answer
-from qa.squad import read_questions, subset
+from bert_qa.adapter import merge_adapter
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.cpu import has_bf16
+from bert_qa.engine import Engine
+from bert_qa.evaluation import same_answers
+from bert_qa.export import to_onnx, write_folder
+from bert_qa.intake import build_checkpoint
+from bert_qa.logits import Forward
+from bert_qa.metrics import exact_match_and_f1
+from bert_qa.params import Params, Precision, read_all_params
+from bert_qa.quantization.nncf_model import load_quantized, save_quantized, strip
+from bert_qa.quantization.recipe import quantize
+from bert_qa.sessions import onnx_forward
+from bert_qa.spans import Answer
+from bert_qa.squad import read_questions, subset
+from bert_qa.windows import load_tokenizer, make_windows
 from tests.conftest import ROOT
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from qa.errors import UserError
-from qa.squad import Example, Span, read_questions, write_examples
+from bert_qa.errors import UserError
+from bert_qa.squad import Example, Span, read_questions, write_examples
 
 CONTEXT = "Ada was in London, Byron in Greece."
 EXAMPLES = [

@@ -17,10 +17,10 @@ import pytest
 from azure.storage.blob import AccountSasPermissions
 from dvc.repo import Repo
 
-from qa.errors import UserError, run
-from qa.registry import read_versions, without_password
-from qa.remote import push
-from scripts.release import main
+from bert_qa.errors import UserError, run
+from release.dvc_remote import push
+from release.tag import main
+from release.versions import read_versions, without_password
 from tests.azurite import Azurite, clone
 from tests.conftest import Project, Retrained
 
@@ -50,12 +50,12 @@ def released(
     folder = tmp_path_factory.mktemp("release")
     project = clone(retrained.project, folder / "project", azurite)
     project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
-    setup = ("python", "scripts/remote.py", "--account", "local", "--container", "released")
+    setup = ("python", "-m", "release.set_up", "--account", "local", "--container", "released")
     project.check(*setup)
     made = Released(project, f"file://{folder}/public.git", [], {}, {}, azurite)
 
     def release(version: str) -> None:
-        made.printed.append(project.check("python", "scripts/release.py", version[1:]))
+        made.printed.append(project.check("python", "-m", "release.tag", version[1:]))
         package = project.folder / PACKAGE
         made.files[version] = {file.name: file.read_bytes() for file in package.iterdir()}
         made.answers[version] = (project.folder / "data/output.csv").read_bytes()
@@ -113,7 +113,7 @@ def test_a_release_says_how_to_publish_and_fetch_it(released: Released) -> None:
 
 
 def test_versions_are_listed_with_their_metrics(released: Released, tmp_path: Path) -> None:
-    here = released.project.check("python", "scripts/versions.py")
+    here = released.project.check("python", "-m", "release.list_versions")
     header, *rows = here.splitlines()
     assert header.split()[:2] == ["version", "questions"]
     assert [row.split()[0] for row in rows] == list(reversed(VERSIONS))
@@ -121,7 +121,7 @@ def test_versions_are_listed_with_their_metrics(released: Released, tmp_path: Pa
         tag = f"bert-qa-int8@{row.split()[0]}"
         text = released.project.git("show", f"{tag}:metrics/evaluation.json")
         metrics = json.loads(text)
-        int8 = metrics["int8"]
+        int8 = metrics["qat"]
         assert row.split()[1:6] == [
             str(metrics["questions"]),
             f"{int8['exact_match']:.2f}",
@@ -133,7 +133,7 @@ def test_versions_are_listed_with_their_metrics(released: Released, tmp_path: Pa
     speed = benchmark["contenders"]["this project, INT8"]["questions_per_second"]
     assert f"{speed:.0f} ({benchmark['questions']} questions" in rows[1]
     assert rows[0].endswith("not measured")  # the benchmark in git is of the other model
-    assert released.project.check("python", "scripts/versions.py", released.url) == here
+    assert released.project.check("python", "-m", "release.list_versions", released.url) == here
 
 
 def test_each_version_is_fetched_by_a_url_and_answers(
@@ -153,7 +153,7 @@ def test_each_version_is_fetched_by_a_url_and_answers(
 
         consumer.folder = tmp_path / "clone"
         consumer.git("checkout", "-q", f"bert-qa-int8@{version}")
-        consumer.check("python", "stages/infer.py", "--model", str(model))
+        consumer.check("python", "-m", "stages.infer", "--model", str(model))
         answers = (consumer.folder / "data/output.csv").read_bytes()
         assert answers == released.answers[version]
     old, new = (released.files[version] for version in VERSIONS)
@@ -208,7 +208,7 @@ def test_what_cannot_be_made_again_is_refused(
 
     path = unreleased.folder / "metrics/evaluation.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    metrics["int8"]["f1_difference"] = -21.5
+    metrics["qat"]["f1_difference"] = -21.5
     path.write_text(json.dumps(metrics), encoding="utf-8")
     unreleased.commit("a worse model")
     says = "INT8 loses 21.50 points of F1, more than evaluate.max_f1_drop (21)"
@@ -235,7 +235,7 @@ def test_what_changes_during_the_push_is_not_tagged(
             unreleased.commit("meanwhile")
         return push(repo)
 
-    monkeypatch.setattr("scripts.release.push", slow)
+    monkeypatch.setattr("release.tag.push", slow)
     says = {"commit": "the commit changed during the push", "file": "not committed: note.txt"}
     assert says[change] in refusal("1.2.0", monkeypatch, capsys)
     assert unreleased.git("tag", "--list").split() == [f"bert-qa-int8@{v}" for v in VERSIONS]
@@ -260,10 +260,10 @@ def test_a_model_of_files_elsewhere_is_refused(
 def test_a_push_without_the_data_is_no_push(released: Released, tmp_path: Path) -> None:
     """A clone without cache, and a remote that has nothing: DVC alone says that all is well."""
     empty = clone(released.project, tmp_path / "clone", released.azurite)
-    empty.check("python", "scripts/remote.py", "--container", "empty")
+    empty.check("python", "-m", "release.set_up", "--container", "empty")
     # The default is another remote, which the project's own push is not for.
     empty.check("dvc", "remote", "add", "-q", "--local", "--default", "other", str(tmp_path / "o"))
-    printed = empty.check("python", "scripts/push.py").splitlines()
+    printed = empty.check("python", "-m", "release.push").splitlines()
     assert printed[-2] == "0 files pushed"
     assert re.fullmatch(
         r"not in the remote: data/squad and \d+ more; run `dvc repro`, then `make push`",
@@ -301,7 +301,7 @@ def test_a_push_that_fails_leaves_no_tag(unreleased: Project, azurite: Azurite) 
     unreleased.env["AZURE_STORAGE_CONNECTION_STRING"] = read_only
     unreleased.check("dvc", "remote", "modify", "--local", "azure", "url", "azure://released/other")
     try:
-        done = unreleased.run("python", "scripts/release.py", "1.2.0")
+        done = unreleased.run("python", "-m", "release.tag", "1.2.0")
     finally:
         unreleased.env["AZURE_STORAGE_CONNECTION_STRING"] = whole
         unreleased.check(
@@ -316,11 +316,11 @@ def test_a_push_that_fails_leaves_no_tag(unreleased: Project, azurite: Azurite) 
 
 
 def test_a_project_without_versions_says_so(project: Project) -> None:
-    printed = project.check("python", "scripts/versions.py")
+    printed = project.check("python", "-m", "release.list_versions")
     assert printed.startswith(".: no version of bert-qa-int8; ")
     with_password = f"file://user:sekret@{project.folder}"
-    assert "sekret" not in project.check("python", "scripts/versions.py", with_password)
-    done = project.run("python", "scripts/versions.py", "file:///nowhere.git")
+    assert "sekret" not in project.check("python", "-m", "release.list_versions", with_password)
+    done = project.run("python", "-m", "release.list_versions", "file:///nowhere.git")
     assert done.returncode == 1
     assert done.stderr.startswith("error: file:///nowhere.git: no repository to read ")
     assert done.stderr.count("\n") == 1
@@ -347,7 +347,7 @@ def test_a_version_with_spoilt_metrics_is_named(project: Project) -> None:
     (project.folder / "metrics/evaluation.json").write_text('{"int8": [', encoding="utf-8")
     project.commit("spoil the metrics")
     project.git("tag", "-a", "-m", "x", "bert-qa-int8@v1.0.0")
-    done = project.run("python", "scripts/versions.py")
+    done = project.run("python", "-m", "release.list_versions")
     assert done.returncode == 1
     assert done.stderr.startswith("error: metrics/evaluation.json or dvc.lock at v1.0.0: not what")
     assert done.stderr.count("\n") == 1

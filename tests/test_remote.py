@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import AccountSasPermissions
 
-from qa.errors import UserError
-from qa.remote import _quiet
-from qa.storage import open_container
+from bert_qa.errors import UserError
+from release.container import open_container
+from release.dvc_remote import _quiet
 from tests.azurite import Azurite, clone
 from tests.conftest import ROOT, Project, ran
 
@@ -39,7 +39,7 @@ def cloud(project: Project, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_remote_is_set_up_and_found_again(cloud: Project) -> None:
-    setup = ("python", "scripts/remote.py", "--container", "set-up", "--account", "local")
+    setup = ("python", "-m", "release.set_up", "--container", "set-up", "--account", "local")
     assert "container set-up of local made: read, write and delete work" in cloud.check(*setup)
     assert "container set-up of local found" in cloud.check(*setup)
     local = (cloud.folder / ".dvc/config.local").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_the_remote_is_set_up_and_found_again(cloud: Project) -> None:
 
 
 def failure(project: Project, *arguments: str) -> str:
-    done = project.run("python", "scripts/remote.py", *arguments, timeout=TIMEOUT)
+    done = project.run("python", "-m", "release.set_up", *arguments, timeout=TIMEOUT)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -72,7 +72,7 @@ def test_each_failure_of_the_remote_has_its_line(cloud: Project, azurite: Azurit
     assert "no such container: missing in " in failure(cloud, "--container", "missing")
 
     env[name] = whole
-    cloud.check("python", "scripts/remote.py", "--container", "there")
+    cloud.check("python", "-m", "release.set_up", "--container", "there")
     (cloud.folder / ".dvc/config.local").unlink()
     env[name] = azurite.sas(AccountSasPermissions(read=True))
     assert "no permission to write to container there" in failure(cloud, "--container", "there")
@@ -145,28 +145,28 @@ def toy(cloud: Project) -> Project:
 
 
 def test_a_pull_fetches_all_or_one_output(toy: Project, azurite: Azurite, tmp_path: Path) -> None:
-    setup = ("python", "scripts/remote.py", "--container", "pulled")
+    setup = ("python", "-m", "release.set_up", "--container", "pulled")
     toy.check(*setup)
-    toy.check("python", "scripts/push.py")
+    toy.check("python", "-m", "release.push")
     one = clone(toy, tmp_path / "one", azurite)
     one.check(*setup)
-    assert "1 files fetched" in one.check("python", "scripts/pull.py", "answers")
+    assert "1 files fetched" in one.check("python", "-m", "release.pull", "answers")
     assert not (one.folder / "model").exists()
-    assert "0 files fetched" in one.check("python", "scripts/pull.py")  # the same content
+    assert "0 files fetched" in one.check("python", "-m", "release.pull")  # the same content
     assert (one.folder / "model").exists()
 
 
 def test_a_machine_without_dvc_lock_takes_up_stages_with_metrics_that_git_holds(
     toy: Project, azurite: Azurite, tmp_path: Path
 ) -> None:
-    setup = ("python", "scripts/remote.py", "--container", "taken-up")
+    setup = ("python", "-m", "release.set_up", "--container", "taken-up")
     toy.check(*setup)
-    toy.check("python", "scripts/push.py")
+    toy.check("python", "-m", "release.push")
     other = clone(toy, tmp_path / "other", azurite)
     for name in ("dvc.lock", "loss.json", "ran"):
         (other.folder / name).unlink()
     other.check(*setup)
-    other.run("python", "scripts/pull.py")
+    other.run("python", "-m", "release.pull")
     other.check("dvc", "repro", "--pull")
     assert not (other.folder / "ran").exists()
     assert (other.folder / "loss.json").read_text() == (toy.folder / "loss.json").read_text()
@@ -175,12 +175,12 @@ def test_a_machine_without_dvc_lock_takes_up_stages_with_metrics_that_git_holds(
 def test_each_failure_of_a_pull_has_its_line(
     toy: Project, azurite: Azurite, tmp_path: Path
 ) -> None:
-    toy.check("python", "scripts/remote.py", "--container", "unpushed")
+    toy.check("python", "-m", "release.set_up", "--container", "unpushed")
     other = clone(toy, tmp_path / "other", azurite)
-    other.check("python", "scripts/remote.py", "--container", "unpushed")
+    other.check("python", "-m", "release.set_up", "--container", "unpushed")
 
     def says(*arguments: str) -> str:
-        done = other.run("python", "scripts/pull.py", *arguments, timeout=TIMEOUT)
+        done = other.run("python", "-m", "release.pull", *arguments, timeout=TIMEOUT)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines()[-1].startswith("error: ")
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -214,7 +214,7 @@ def test_a_clone_that_another_command_holds_is_called_busy(cloud: Project, scrip
         " print('held', flush=True); time.sleep(60)"
     )
     (cloud.folder / ".dvc/tmp").mkdir(exist_ok=True)
-    cloud.check("python", "scripts/remote.py")
+    cloud.check("python", "-m", "release.set_up")
     cloud.set(evaluate__max_f1_drop=100.0)
     cloud.commit("a gate that is open")
     holder = subprocess.Popen(
@@ -244,14 +244,14 @@ def test_a_clone_pulls_the_model_alone_and_answers_alike(
     reproduced: Project, azurite: Azurite, tmp_path: Path
 ) -> None:
     reproduced.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
-    reproduced.check("python", "scripts/remote.py")
-    assert "files pushed" in reproduced.check("python", "scripts/push.py")
-    assert "everything is in the remote" in reproduced.check("python", "scripts/push.py")
+    reproduced.check("python", "-m", "release.set_up")
+    assert "files pushed" in reproduced.check("python", "-m", "release.push")
+    assert "everything is in the remote" in reproduced.check("python", "-m", "release.push")
 
     consumer = clone(reproduced, tmp_path / "consumer", azurite)
-    consumer.check("dvc", "pull", "models/onnx/int8")
+    consumer.check("dvc", "pull", "models/onnx/qat")
     assert not (consumer.folder / "models/base").exists()
-    consumer.check("python", "stages/infer.py")
+    consumer.check("python", "-m", "stages.infer")
     answers = Path("data/output.csv")
     assert (consumer.folder / answers).read_bytes() == (reproduced.folder / answers).read_bytes()
 
@@ -260,22 +260,22 @@ def test_a_second_machine_runs_no_stage(
     reproduced: Project, azurite: Azurite, tmp_path: Path
 ) -> None:
     reproduced.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
-    reproduced.check("python", "scripts/remote.py")
-    reproduced.check("python", "scripts/push.py")
+    reproduced.check("python", "-m", "release.set_up")
+    reproduced.check("python", "-m", "release.push")
     pulled = clone(reproduced, tmp_path / "pulled", azurite)
     pulled.check("dvc", "pull", "--run-cache")
     assert ran(pulled.check("dvc", "repro")) == []
     assert pulled.git("status", "--porcelain") == ""
     lazy = clone(reproduced, tmp_path / "lazy", azurite)
     assert ran(lazy.check("dvc", "repro", "--pull")) == []
-    assert (lazy.folder / "models/onnx/int8/model.onnx").is_file()
+    assert (lazy.folder / "models/onnx/qat/model.onnx").is_file()
 
 
 def test_a_push_cut_off_says_so_and_completes_later(cloud: Project, tmp_path: Path) -> None:
     server = Azurite(tmp_path / "azurite")
     try:
         cloud.env["AZURE_STORAGE_CONNECTION_STRING"] = server.connection_string
-        cloud.check("python", "scripts/remote.py")
+        cloud.check("python", "-m", "release.set_up")
         folder = cloud.folder / "models/big"
         folder.mkdir()
         for i in range(200):
@@ -285,7 +285,7 @@ def test_a_push_cut_off_says_so_and_completes_later(cloud: Project, tmp_path: Pa
         while not database.is_file() or '"bert-qa"' not in database.read_text(encoding="utf-8"):
             time.sleep(0.1)
         process = subprocess.Popen(
-            ["python", "scripts/push.py"],
+            ["python", "-m", "release.push"],
             cwd=cloud.folder,
             env=cloud.env,
             stdout=subprocess.PIPE,
@@ -302,7 +302,7 @@ def test_a_push_cut_off_says_so_and_completes_later(cloud: Project, tmp_path: Pa
         assert "push cut off" in errors.splitlines()[-1]
         assert "Traceback" not in output + errors
         server.start()
-        assert "files pushed" in cloud.check("python", "scripts/push.py")
+        assert "files pushed" in cloud.check("python", "-m", "release.push")
         shutil.rmtree(cloud.folder / ".dvc/cache")
         shutil.rmtree(folder)
         cloud.check("dvc", "pull", "models/big.dvc")
@@ -315,7 +315,7 @@ def test_coroutines_that_a_failed_push_leaves_are_not_told_of() -> None:
     """Freed inside a namedtuple, where Python cannot warn: a filter of warnings is not enough."""
     script = """
 import sys, warnings
-from qa.remote import _unraisable
+from release.dvc_remote import _unraisable
 warnings.simplefilter("ignore", RuntimeWarning)
 if sys.argv[1] == "ours":
     sys.unraisablehook = _unraisable
@@ -339,7 +339,7 @@ drop([left(), Other()])
 def test_checkpoints_travel_whole_and_others_are_left_alone(
     cloud: Project, azurite: Azurite
 ) -> None:
-    cloud.check("python", "scripts/remote.py", "--container", "checkpoints")
+    cloud.check("python", "-m", "release.set_up", "--container", "checkpoints")
     run_folder = cloud.folder / "models/checkpoints/train/0123"
     for step, files in {
         20: ["model.safetensors", "hashes.json"],
@@ -353,7 +353,7 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
 
     def mirror() -> None:
         watch = subprocess.Popen(
-            ["python", "scripts/checkpoints.py", "watch"], cwd=cloud.folder, env=cloud.env
+            ["python", "-m", "release.mirror_checkpoints", "watch"], cwd=cloud.folder, env=cloud.env
         )
         time.sleep(5)
         watch.send_signal(signal.SIGTERM)
@@ -363,7 +363,7 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
     shutil.rmtree(cloud.folder / "models/checkpoints")
     mirror()  # of another machine, which knows nothing of that run
     assert "1 unfinished runs restored" in cloud.check(
-        "python", "scripts/checkpoints.py", "restore"
+        "python", "-m", "release.mirror_checkpoints", "restore"
     )
     files = sorted(str(f.relative_to(run_folder)) for f in run_folder.rglob("*") if f.is_file())
     assert files == [
@@ -372,7 +372,7 @@ def test_checkpoints_travel_whole_and_others_are_left_alone(
         "trainer/checkpoint-20/model.safetensors",
     ]
     assert "0 unfinished runs restored" in cloud.check(
-        "python", "scripts/checkpoints.py", "restore"
+        "python", "-m", "release.mirror_checkpoints", "restore"
     )
 
 

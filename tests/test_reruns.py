@@ -28,7 +28,7 @@ names = set()
 def note(frame, event, _):
     code = frame.f_code
     file = f"/{code.co_filename}"  # of the script itself a relative path
-    ours = "/qa/" in file or "/stages/" in file
+    ours = "/bert_qa/" in file or "/stages/" in file
     if event == "call" and ours and code.co_flags & 2:  # CO_NEWLOCALS: no body of a class
         names.add(code.co_qualname)
 
@@ -91,7 +91,7 @@ def edit_nothing(source: str) -> str:
 
 
 def test_comments_and_docstrings_anywhere_run_nothing_but_digest(unchanged: Project) -> None:
-    for folder in ("qa", "stages"):
+    for folder in ("bert_qa", "stages"):
         for file in (unchanged.folder / folder).rglob("*.py"):
             source = file.read_text(encoding="utf-8")
             edited = edit_nothing(source)
@@ -103,7 +103,7 @@ def test_comments_and_docstrings_anywhere_run_nothing_but_digest(unchanged: Proj
 def test_an_edit_of_the_csv_writer_runs_infer_alone(unchanged: Project) -> None:
     edit(
         unchanged,
-        "qa/table.py",
+        "bert_qa/table.py",
         "            journal.advance(progress)\n",
         "            journal.advance(progress)\n            del chunk\n",
     )
@@ -112,7 +112,7 @@ def test_an_edit_of_the_csv_writer_runs_infer_alone(unchanged: Project) -> None:
 
 
 def test_an_edit_of_gptq_runs_calibrate_and_what_follows(unchanged: Project) -> None:
-    edit(unchanged, "qa/rounding.py", "DAMPING = 0.01", "DAMPING = 0.5")
+    edit(unchanged, "bert_qa/quantization/gptq.py", "DAMPING = 0.01", "DAMPING = 0.5")
     follows = STAGES[STAGES.index("calibrate") :]
     assert ran(unchanged.check("dvc", "repro")) == ["digest", "probe", *follows]
     diff = unchanged.git("diff", "-U0", "--", "digests/calibrate.json")
@@ -128,14 +128,15 @@ def test_another_version_of_a_library_runs_what_imports_it(unchanged: Project) -
 
 
 def test_moving_a_function_runs_nothing_but_digest(unchanged: Project) -> None:
-    file = unchanged.folder / "qa/splitting.py"
+    file = unchanged.folder / "bert_qa/quantization/channel_splitting.py"
     text = file.read_text(encoding="utf-8")
     start, end = text.index("def _shares("), text.index("def _split(")
     moved = f"import heapq\n\n\n{text[start:end].rstrip()}\n"
-    (unchanged.folder / "qa/shares.py").write_text(moved, encoding="utf-8")
+    (unchanged.folder / "bert_qa/shares.py").write_text(moved, encoding="utf-8")
     left = text[:start] + text[end:]
     left = left.replace("import heapq\n", "").replace(
-        "from qa.observing", "from qa.shares import _shares\nfrom qa.observing"
+        "from bert_qa.quantization.observing",
+        "from bert_qa.shares import _shares\nfrom bert_qa.quantization.observing",
     )
     file.write_text(left, encoding="utf-8")
     assert ran(unchanged.check("dvc", "repro")) == ["digest"]
@@ -143,14 +144,19 @@ def test_moving_a_function_runs_nothing_but_digest(unchanged: Project) -> None:
 
 
 def test_a_new_knob_of_one_stage_runs_no_other(unchanged: Project) -> None:
-    edit(unchanged, "qa/params.py", "    repeats: Count\n", "    repeats: Count\n    warm: Count\n")
+    edit(
+        unchanged,
+        "bert_qa/params.py",
+        "    repeats: Count\n",
+        "    repeats: Count\n    warm: Count\n",
+    )
     edit(unchanged, "params.yaml", "  repeats: 50\n", "  repeats: 50\n  warm: 3\n")
     assert ran(unchanged.check("dvc", "repro")) == ["digest", "check_params"]
 
 
 def test_a_new_knob_of_quantized_training_leaves_fine_tuning(unchanged: Project) -> None:
     knob = "    distillation_weight: Fraction\n"
-    edit(unchanged, "qa/params.py", knob, f"{knob}    warm: Count\n")
+    edit(unchanged, "bert_qa/params.py", knob, f"{knob}    warm: Count\n")
     edit(
         unchanged,
         "params.yaml",
@@ -202,7 +208,7 @@ def wait_for_checkpoint(folder: Path, stage: str, process: subprocess.Popen[byte
 
 def test_an_edit_while_a_stage_runs_leaves_it_stale(unchanged: Project) -> None:
     process = started(unchanged, "train")
-    edit(unchanged, "qa/training.py", "KEPT = 2\n", "KEPT = 3\n")
+    edit(unchanged, "bert_qa/training.py", "KEPT = 2\n", "KEPT = 3\n")
     assert process.wait(timeout=300) == 0
     assert stale(unchanged) == {"digest"}
     unchanged.check("dvc", "repro", "digest")
@@ -214,8 +220,8 @@ def test_a_killed_training_goes_on_after_an_edit_of_a_docstring(unchanged: Proje
     process = started(unchanged, "train")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for name in ("training", "card", "quantization"):
-        file = unchanged.folder / f"qa/{name}.py"
+    for name in ("training", "files", "quantization/nncf_model"):
+        file = unchanged.folder / f"bert_qa/{name}.py"
         file.write_text(edit_nothing(file.read_text(encoding="utf-8")), encoding="utf-8")
     output = unchanged.check("dvc", "repro", "--no-run-cache")
     assert ran(output) == ["digest", "train"]
@@ -236,7 +242,7 @@ def test_checkpoints_of_other_parameters_are_kept(unchanged: Project) -> None:
     output = unchanged.check("dvc", "repro", "--no-run-cache", "train")
     assert "resuming from step" in output
     assert unchanged.lock()["train"]["outs"] == wanted
-    shown = unchanged.check("python", "scripts/checkpoints.py", "remove")
+    shown = unchanged.check("python", "-m", "release.mirror_checkpoints", "remove")
     assert shown == "models/checkpoints: no unfinished runs\n"
 
 
@@ -297,22 +303,22 @@ def test_training_goes_on_in_a_second_clone(
         clone.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
         clone.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
         clone.check("dvc", "checkout", "-q")
-        clone.check("python", "scripts/remote.py", "--container", "evicted")
+        clone.check("python", "-m", "release.set_up", "--container", "evicted")
     first, second = clones
     process = started(first, "train")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     watch = subprocess.Popen(
-        ["python", "scripts/checkpoints.py", "watch"], cwd=first.folder, env=first.env
+        ["python", "-m", "release.mirror_checkpoints", "watch"], cwd=first.folder, env=first.env
     )
     time.sleep(5)
     watch.send_signal(signal.SIGTERM)
     assert watch.wait(timeout=60) == 0
     shutil.rmtree(first.folder)
 
-    said = second.check("python", "scripts/checkpoints.py", "restore")
+    said = second.check("python", "-m", "release.mirror_checkpoints", "restore")
     assert "1 unfinished runs restored" in said
-    for file in (second.folder / "qa").glob("*.py"):
+    for file in (second.folder / "bert_qa").rglob("*.py"):
         file.write_text(edit_nothing(file.read_text(encoding="utf-8")), encoding="utf-8")
     forget(second, "train")
     output = second.check("dvc", "repro", "--no-run-cache", "--single-item", "train")

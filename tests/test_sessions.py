@@ -21,15 +21,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from qa.batches import BATCH_TOKENS, make_batches
-from qa.checkpoints import load_model, torch_forward
-from qa.engine import Engine
-from qa.errors import UserError
-from qa.features import WindowSet, make_windows
-from qa.params import Decoding, Windows
-from qa.processor import cores
-from qa.sessions import Sessions, _count, _locked, _shares, onnx_forward
-from qa.squad import read_questions
+from bert_qa.batches import BATCH_TOKENS, make_batches
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.cpu import cores
+from bert_qa.engine import Engine
+from bert_qa.errors import UserError
+from bert_qa.params import Decoding, Windows
+from bert_qa.sessions import Sessions, _count, _locked, _shares, onnx_forward
+from bert_qa.squad import read_questions
+from bert_qa.windows import WindowSet, make_windows
 from tests.conftest import ROOT
 
 WINDOWS = Windows(max_length=96, doc_stride=16, max_question_length=32)
@@ -70,7 +70,7 @@ def test_short_memory_makes_fewer_sessions_of_the_same_share(
 ) -> None:
     shares = []
     for memory in (0, 10**13):
-        monkeypatch.setattr("qa.sessions.available_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("bert_qa.sessions.available_memory", lambda memory=memory: memory)
         with Sessions(folder, PROVIDER, "fp32") as sessions:
             assert sessions.count == (_count(cores()) if memory else 1)
             shares.append(sessions.processors_each)
@@ -182,9 +182,9 @@ def test_a_batch_that_a_model_does_not_read_is_named(folder: Path, windows: Wind
 SCRIPT = """
 import multiprocessing, signal, sys
 from pathlib import Path
-from qa.errors import run
-from qa.features import Window, WindowSet
-from qa.sessions import Sessions
+from bert_qa.errors import run
+from bert_qa.windows import Window, WindowSet
+from bert_qa.sessions import Sessions
 
 def main():
     # Whoever started the tests in the background has it ignored.
@@ -242,8 +242,8 @@ BROKEN_OFF = """
 import os, signal, sys
 from multiprocessing import util
 from pathlib import Path
-from qa.errors import run
-from qa.sessions import Sessions
+from bert_qa.errors import run
+from bert_qa.sessions import Sessions
 
 start = util.spawnv_passfds
 
@@ -341,7 +341,7 @@ def test_bf16_is_refused_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    monkeypatch.setattr("qa.sessions.has_bf16", lambda: False)
+    monkeypatch.setattr("bert_qa.sessions.has_bf16", lambda: False)
     with pytest.raises(UserError, match=r"'bf16', which this processor does not have; set fp32"):
         onnx_forward(tmp_path, "OpenVINOExecutionProvider", "bf16")
 

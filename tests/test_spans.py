@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qa.features import Window
-from qa.logits import Logits
-from qa.spans import Answer, best_answers
+from bert_qa.logits import Logits
+from bert_qa.spans import Answer, best_answers
+from bert_qa.windows import Window
 
 DECODING: dict[str, Any] = {
     "max_answer_length": 4,

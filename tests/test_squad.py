@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa.errors import UserError, one_line
-from qa.evaluation import question_word
-from qa.squad import (
+from bert_qa.errors import UserError, one_line
+from bert_qa.evaluation import question_word
+from bert_qa.squad import (
     Example,
     Fault,
     Span,

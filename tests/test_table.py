@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from qa import table
-from qa.errors import UserError
-from qa.journal import Journal
-from qa.outputs import resumable_file
-from qa.spans import Answer
-from qa.squad import Example
-from qa.table import FORMULA_STARTS, Row, answer_table, check_table
+from bert_qa import table
+from bert_qa.errors import UserError
+from bert_qa.files import resumable_file
+from bert_qa.journal import Journal
+from bert_qa.spans import Answer
+from bert_qa.squad import Example
+from bert_qa.table import FORMULA_STARTS, Row, answer_table, check_table
 
 
 def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
@@ -31,7 +31,7 @@ def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
 def answer(
     path: Path, answer_chunks: Any = first_word, *, escape_formulas: bool = False, **checks: Any
 ) -> Path:
-    """Answer a table as `qa.answering.answer_csv` does, but for the model."""
+    """Answer a table as `bert_qa.answering.answer_csv` does, but for the model."""
     output = path.with_name("output.csv")
     with resumable_file(output) as unfinished:
         table = check_table(path, **checks)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qa import teaching
-from qa.checkpoints import load_model, torch_forward
-from qa.errors import UserError
-from qa.features import Tokenizer, WindowSet, make_windows
-from qa.logits import Forward, Logits, run_windows
-from qa.squad import read_questions
-from qa.teaching import read_teacher, write_teacher
+from bert_qa import teaching
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.errors import UserError
+from bert_qa.logits import Forward, Logits, run_windows
+from bert_qa.squad import read_questions
+from bert_qa.teaching import read_teacher, write_teacher
+from bert_qa.windows import Tokenizer, WindowSet, make_windows
 from tests.conftest import ROOT
 
 PART = 8

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import Trainer, trainer_utils
 
-from qa.checkpoints import load_model, torch_forward
-from qa.errors import UserError
-from qa.features import LabelledWindows, label_windows, make_windows
-from qa.logits import run_windows
-from qa.params import Finetune
-from qa.squad import read_questions
-from qa.training import SEAL, _Collator, _LengthGroupedSampler, _TrainingSet, train, use_bf16
+from bert_qa.checkpoints import load_model, torch_forward
+from bert_qa.errors import UserError
+from bert_qa.logits import run_windows
+from bert_qa.params import Finetune
+from bert_qa.squad import read_questions
+from bert_qa.training import SEAL, _Collator, _LengthGroupedSampler, _TrainingSet, train, use_bf16
+from bert_qa.windows import LabelledWindows, label_windows, make_windows
 from tests.conftest import ROOT
 
 PARAMS = Finetune(
@@ -194,7 +194,7 @@ def test_the_newest_checkpoints_are_kept_when_the_clock_is_set_back(
         rotate(*arguments, **named)
         names.append({path.name for path in kept.iterdir()})
 
-    monkeypatch.setattr("qa.training.rotate_checkpoints", watched)
+    monkeypatch.setattr("bert_qa.training.rotate_checkpoints", watched)
     assert same(uncut, trained(tmp_path, tiny_model, windows))
     assert names == [{"checkpoint-6", "checkpoint-9"}]
 
@@ -308,7 +308,7 @@ def test_batches_hold_answers_and_teacher_as_they_are_wanted(
 def test_training_leaves_other_folders_and_its_own_alone(
     tmp_path: Path, tiny_model: Path, windows: LabelledWindows
 ) -> None:
-    """What is removed, and when, is for `qa.unfinished` to say."""
+    """What is removed, and when, is for `bert_qa.unfinished` to say."""
     other = tmp_path / "checkpoints/other/file"
     other.parent.mkdir(parents=True)
     other.write_text("x")
@@ -320,14 +320,14 @@ def test_training_leaves_other_folders_and_its_own_alone(
 @pytest.mark.fault("training in BF16 on a processor without it")
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("qa.checkpoints.has_bf16", lambda: False)
+    monkeypatch.setattr("bert_qa.checkpoints.has_bf16", lambda: False)
     auto, bf16, fp32 = (
         PARAMS.model_copy(update={"precision": name}) for name in ("auto", "bf16", "fp32")
     )
     assert not use_bf16(auto)
     with pytest.raises(UserError, match=r"finetune\.precision: found 'bf16'.* set fp32 or auto"):
         use_bf16(bf16)
-    monkeypatch.setattr("qa.checkpoints.has_bf16", lambda: True)
+    monkeypatch.setattr("bert_qa.checkpoints.has_bf16", lambda: True)
     assert use_bf16(auto)
     assert use_bf16(bf16)
     assert not use_bf16(fp32)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qa.errors import UserError
-from qa.params import Checkpoints
-from qa.unfinished import UNFINISHED, unfinished
+from bert_qa.errors import UserError
+from bert_qa.params import Checkpoints
+from bert_qa.unfinished import UNFINISHED, unfinished
 from tests.conftest import ROOT
 
 RUNS = UNFINISHED / "train"
@@ -108,8 +108,8 @@ def test_files_beside_the_runs_stay(place: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from qa.params import Checkpoints
-from qa.unfinished import unfinished
+from bert_qa.params import Checkpoints
+from bert_qa.unfinished import unfinished
 
 with unfinished("train", [Checkpoints(other_runs=1)], [Path("input")], others=9) as folder:
     (folder / "work").write_text("of another process")
@@ -170,7 +170,7 @@ def test_a_run_that_was_killed_is_found(holder: subprocess.Popen[str]) -> None:
 
 NAME = """
 from pathlib import Path
-from qa.unfinished import unfinished
+from bert_qa.unfinished import unfinished
 
 with unfinished("train", [], [Path("input")], others=0) as folder:
     print(folder.name)
@@ -179,7 +179,8 @@ with unfinished("train", [], [Path("input")], others=0) as folder:
 
 def test_a_run_changes_with_its_code(place: Path) -> None:
     """In a run of DVC with the stage's digest alone; by hand with any file of the package."""
-    shutil.copytree(ROOT / "qa", place / "qa", ignore=shutil.ignore_patterns("__pycache__"))
+    hidden = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "bert_qa", place / "bert_qa", ignore=hidden)
     digests = place / "digests"
     digests.mkdir()
     for stage in ("train", "teach"):
@@ -201,7 +202,7 @@ def test_a_run_changes_with_its_code(place: Path) -> None:
 
     by_hand, by_dvc = names()
     assert by_hand != by_dvc
-    with (place / "qa/plot.py").open("a", encoding="utf-8") as file:
+    with (place / "bert_qa/spans.py").open("a", encoding="utf-8") as file:
         file.write("# a comment\n")
     assert name() != by_hand
     assert name(DVC_STAGE="train") == by_dvc

@@ -14,11 +14,11 @@ import transformers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from qa.checkpoints import load_model
-from qa.features import load_tokenizer
-from qa.intake import build_checkpoint
-from qa.squad import read_questions
-from qa.workers import in_peers
+from benchmark.processes import in_peers
+from bert_qa.checkpoints import load_model
+from bert_qa.intake import build_checkpoint
+from bert_qa.squad import read_questions
+from bert_qa.windows import load_tokenizer
 from tests.conftest import ROOT
 from tests.peers import save_anew
 

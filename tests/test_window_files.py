@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qa import window_files
-from qa.errors import UserError
-from qa.features import Tokenizer, WindowSet, label_windows, make_windows
-from qa.squad import Example, read_questions
-from qa.window_files import read_windows, write_windows
+from bert_qa import window_files
+from bert_qa.errors import UserError
+from bert_qa.squad import Example, read_questions
+from bert_qa.window_files import read_windows, write_windows
+from bert_qa.windows import Tokenizer, WindowSet, label_windows, make_windows
 from tests.conftest import ROOT
 
 SIZES: dict[str, Any] = {"max_length": 96, "doc_stride": 16, "max_question_length": 32}

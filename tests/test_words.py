@@ -15,11 +15,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from qa.features import Tokenizer, make_windows
-from qa.metrics import exact_match_and_f1
-from qa.spans import Answer
-from qa.squad import Example, Span, read_questions
-from qa.words import find_units
+from bert_qa.metrics import exact_match_and_f1
+from bert_qa.spans import Answer
+from bert_qa.squad import Example, Span, read_questions
+from bert_qa.windows import Tokenizer, make_windows
+from bert_qa.words import find_units
 from tests.conftest import SHARED
 
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[UNK]"]

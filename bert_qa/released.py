@@ -1,0 +1,51 @@
+"""What a released folder says of itself: the parameters that its answers were evaluated with.
+
+A released model is answered with outside the project, where no params.yaml is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bert_qa.errors import UserError
+from bert_qa.files import write_json
+from bert_qa.params import Decoding, Windows
+
+PARAMETERS_FILE = "question_answering.json"
+
+
+class Released(BaseModel):
+    """The sections of params.yaml that decide which answer a model gives."""
+
+    model_config = ConfigDict(frozen=True)
+
+    windows: Windows
+    decoding: Decoding
+
+
+def write_released(folder: Path, released: Released) -> None:
+    """Write the parameters into an existing folder."""
+    write_json(folder / PARAMETERS_FILE, released.model_dump())
+
+
+def read_released(folder: Path) -> Released:
+    """The parameters of a released folder.
+
+    Raises:
+        UserError: the folder has none, or they are spoilt.
+    """
+    file = folder / PARAMETERS_FILE
+    if not (folder / "model.onnx").is_file() or not file.is_file():
+        missing = "model.onnx" if file.is_file() else PARAMETERS_FILE
+        raise UserError(
+            f"{folder}: not a released model, it has no {missing}; give the folder that"
+            " `dvc artifacts get` or `dvc repro package` made"
+        )
+    try:
+        return Released.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({str(error).splitlines()[0]}); fetch the release again"
+        ) from None
