@@ -130,7 +130,7 @@ versions: $(VENV)/installed
 azurite:
 	@cloud/azurite.sh
 
-# azure/ as Azure's own software reads it: the CLI's parser on every az line, azure-ai-ml on the job.
+# cloud/ as Azure's own software reads it: the CLI's parser on every az line, azure-ai-ml on the job.
 # A large install (0.8 GB), and so an environment of its own; needs no subscription.
 azure-check: .venv-az/installed
 	.venv-az/bin/python scripts/check_azure.py

@@ -1,4 +1,4 @@
-"""Read azure/ as Azure's own software reads it, with no subscription: `make azure-check`.
+"""Read cloud/ as Azure's own software reads it, with no subscription: `make azure-check`.
 
 Runs vm.sh and ml.sh with a recording stand-in for az, gives every line recorded to the Azure CLI's
 own parser, and loads cloud/ml/*.yml with azure-ai-ml. Executes nothing of Azure: what the lines do
@@ -24,7 +24,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-AZURE = Path(__file__).resolve().parents[1] / "azure"
+AZURE = Path(__file__).resolve().parents[1] / "cloud"
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v"
 
 STAND_IN = f"""#!{sys.executable}

@@ -1,4 +1,4 @@
-"""azure/: the scripts run for real on a small repository, with loopback servers for Azure's.
+"""cloud/: the scripts run for real on a small repository, with loopback servers for Azure's.
 
 run.sh and host.sh run as the VM's service runs them, one after the other. What Azure's own software
 has to say of the az lines and of cloud/ml/ is `make azure-check`.
@@ -27,7 +27,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-AZURE = ROOT / "azure"
+AZURE = ROOT / "cloud"
 SOURCE = ["--account", "someaccount", "--repository", "https://example.com/a/b.git"]
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v"
 HELP = ("--help", "-h")
@@ -48,7 +48,7 @@ remote:
 """
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$TRACE"
-if [ "${2:-}" = watch ]; then
+if [ "${3:-}" = watch ]; then
   trap 'echo "watch ended" >> "$TRACE"; exit 0' TERM
   while :; do sleep 0.05; done
 fi
@@ -212,10 +212,10 @@ def test_a_run_takes_up_runs_pushes_and_deallocates(machine: Machine, azure: Azu
     assert lines[:3] == [
         "make remote someaccount models",
         "dvc [pull] [--run-cache]",  # fails in this project, as on an empty remote
-        "release/mirror_checkpoints.py restore",
+        "-m release.mirror_checkpoints restore",
     ]
-    assert set(lines[3:5]) == {"release/mirror_checkpoints.py watch", "dvc [repro] [--pull]"}
-    assert lines[5:] == ["watch ended", "release/push.py"]
+    assert set(lines[3:5]) == {"-m release.mirror_checkpoints watch", "dvc [repro] [--pull]"}
+    assert lines[5:] == ["watch ended", "-m release.push"]
     revision = machine.env["REVISION"]
     assert git(Path(machine.env["WORK"]), "rev-parse", "HEAD") == revision
     # Refused once, as while the role is not known everywhere, then taken.
@@ -231,7 +231,7 @@ def test_a_failing_run_pushes_what_is_done_and_deallocates(machine: Machine, azu
     said = machine.end(run)
     assert run.returncode == 1
     assert "error: the run failed with exit status 3: dvc repro" in said
-    assert machine.lines()[-2:] == ["watch ended", "release/push.py"]
+    assert machine.lines()[-2:] == ["watch ended", "-m release.push"]
     assert f"{VM}/deallocate" in azure.paths("POST")
 
 
@@ -251,7 +251,7 @@ def test_a_stopped_run_mirrors_its_checkpoints_and_deallocates(
 ) -> None:
     run = machine.start("dvc", "repro", SLEEP="600")
     machine.wait_for("dvc [repro] [--pull]")
-    machine.wait_for("release/mirror_checkpoints.py watch")
+    machine.wait_for("-m release.mirror_checkpoints watch")
     began = time.monotonic()
     run.send_signal(number)
     machine.end(run)
@@ -327,7 +327,7 @@ def test_finished_stages_survive_the_machine(tmp_path: Path, azure: Azure) -> No
     if dvc is None:
         pytest.skip("dvc is not installed beside this Python")
     repository, remote = tmp_path / "repository", tmp_path / "remote"
-    (repository / "scripts").mkdir(parents=True)
+    (repository / "release").mkdir(parents=True)
     (repository / "release/push.py").write_text(
         "import subprocess, sys\n"
         f"sys.exit(subprocess.call([{dvc!r}, 'push', '--run-cache', '-q']))\n"

@@ -396,7 +396,8 @@ def test_every_python_finds_the_same_digests(tmp_path: Path, version: str) -> No
         pytest.skip(f"no Python {version} here")
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "from bert_qa.digests import Sources; s = Sources(Path(sys.argv[1]), ('bert_qa', 'stages'));"
+        "from bert_qa.digests import Sources;"
+        "s = Sources(Path(sys.argv[1]), ('bert_qa', 'stages'));"
         "print(json.dumps(s.digests(s.reached('stages.train')), sort_keys=True))"
     )
     outputs = {

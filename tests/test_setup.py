@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -69,23 +70,46 @@ def test_an_interpreter_that_is_too_old_or_new_is_not_taken(tmp_path: Path) -> N
     assert "no Python 3.11, 3.12 or 3.13 found" in done.stderr
 
 
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import shutil
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    return shutil.copy("project-1.0-py3-none-any.whl", wheel_directory).rpartition("/")[2]
+"""
+"""A project that is built with nothing to install first."""
+
+
+def write_wheel(path: Path, name: str, source: str) -> None:
+    """A wheel of one module."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", source)
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+
+
 def test_pip_is_pinned_and_byte_code_is_compiled_at_install(tmp_path: Path) -> None:
     """On a requirement of one module that warns when it is compiled, and with no index to ask."""
     wheel = tmp_path / "warns-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("warns.py", "'\\.'\n")
-        archive.writestr("warns-1.0.dist-info/METADATA", "Name: warns\nVersion: 1.0\n")
-        archive.writestr("warns-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("warns-1.0.dist-info/RECORD", "")
+    write_wheel(wheel, "warns", "'\\.'\n")
+    write_wheel(tmp_path / "project-1.0-py3-none-any.whl", "project", "")
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "backend.py").write_text(BACKEND)
     pip = f"pip=={ensurepip.version()}"  # what a new environment has
-    (tmp_path / "requirements.txt").write_text(f"{pip}  # via -r requirements.in\n./{wheel.name}\n")
+    (tmp_path / "requirements.txt").write_text(f"{pip}  # via bert-qa\n./{wheel.name}\n")
     (tmp_path / "requirements-no-deps.txt").touch()
     setup = [BASH, str(ROOT / "scripts/setup.sh"), "venv"]
     env = {**os.environ, "PYTHON": sys.executable, "PIP_NO_COMPILE": "1", "PIP_NO_INDEX": "1"}
     subprocess.run(setup, cwd=tmp_path, env=env, check=True)
     python = tmp_path / "venv/bin/python"
     done = subprocess.run(
-        [python, "-c", "import warns"], capture_output=True, text=True, check=True
+        [python, "-c", "import project, warns"], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
     assert list(tmp_path.glob("venv/lib/*/site-packages/__pycache__/warns.*.pyc"))
@@ -99,4 +123,6 @@ def test_the_lock_pins_pip_and_is_for_the_pythons_that_setup_takes() -> None:
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     assert re.search(r"^pip==\d", lock, re.MULTILINE)
     assert "python_full_version < '3.11'" not in lock
-    assert "--python-version 3.11" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["tool"]["uv"]["pip"]["python-version"] == "3.11"
+    assert settings["project"]["requires-python"] == ">=3.11"
