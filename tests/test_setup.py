@@ -89,7 +89,9 @@ def write_wheel(path: Path, name: str, source: str) -> None:
     """A wheel of one module."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", source)
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
         archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
 
