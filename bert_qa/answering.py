@@ -160,6 +160,6 @@ def answer_csv(
         print(f"{output}: {table.bad} of them could not be answered, see the column Error")
     if written.formulas and not infer.escape_formulas:
         print(
-            f"{output}: {written.formulas} cells begin as formulas do; set"
-            " infer.escape_formulas=true before you open it in a spreadsheet"
+            f"{output}: {written.formulas} cells begin as formulas do; turn escape_formulas on"
+            " before you open it in a spreadsheet"
         )

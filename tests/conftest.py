@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ import yaml
 
 if TYPE_CHECKING:
     from tests.azurite import Azurite
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would wait in turn
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -67,10 +71,21 @@ def ran(output: str) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the processes of `make test`, one runs all that shares the reproduced project."""
+    """Share the tests out between the processes of `make test`, and decide their order.
+
+    A file is run by one process, for its fixtures; tests of reruns, which take minutes, one by one.
+    One process reproduces the project first. The other does what needs none meanwhile.
+    """
     for item in items:
-        shared = "reproduced" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("reproduced" if shared else item.path.name))
+        alone = item.path.name == "test_reruns.py"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name == "test_pipeline.py":
+            return 0
+        return 2 if "reproduced" in getattr(item, "fixturenames", ()) else 1
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -248,14 +263,27 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project after one `dvc repro`; tests may change params but not outputs."""
-    project = Project(tmp_path_factory.mktemp("pipeline"))
-    project.set(**SMALL)
-    output = project.check("dvc", "repro")
-    # Where dvc.lock is that of these sources, `digest` has nothing to do.
-    assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
-    project.commit("reproduced")
-    return project
+    """A copy of the project after one `dvc repro`; tests may change params but not outputs.
+
+    Each process of the tests has its own, from one run of the pipeline.
+    """
+    own = tmp_path_factory.getbasetemp()
+    first = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
+    with Path(f"{first}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not Path(f"{first}.done").exists():
+            shutil.rmtree(first, ignore_errors=True)
+            first.mkdir()
+            project = Project(first)
+            project.set(**SMALL)
+            output = project.check("dvc", "repro")
+            # Where dvc.lock is that of these sources, `digest` has nothing to do.
+            assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
+            project.commit("reproduced")
+            Path(f"{first}.done").touch()
+    copy = tmp_path_factory.mktemp("pipeline") / "project"
+    shutil.copytree(first, copy, symlinks=True)
+    return Project.there(copy)
 
 
 @dataclass(frozen=True)
