@@ -70,6 +70,23 @@ def test_an_interpreter_that_is_too_old_or_new_is_not_taken(tmp_path: Path) -> N
     assert "no Python 3.11, 3.12 or 3.13 found" in done.stderr
 
 
+def test_what_a_newer_python_lacks_is_named(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\ncase $2 in *print*) echo 3.14 ;; *) exit 1 ;; esac\n")
+    python.chmod(0o755)
+    (tmp_path / "grep").symlink_to(shutil.which("grep") or "grep")
+    done = subprocess.run(
+        [BASH, str(ROOT / "scripts/setup.sh"), str(tmp_path / "venv")],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    says = r"error: python3 is Python 3.14, for which onnxruntime-openvino==\S+ has no wheel; .*\n"
+    assert re.fullmatch(says, done.stderr)
+
+
 PROJECT = """
 [build-system]
 requires = []
