@@ -16,10 +16,10 @@ repro: $(VENV)/installed ## from a clean clone to an INT8 model and an answered 
 	@$(IN_VENV) python scripts/repro.py
 
 test: $(VENV)/installed $(PEERS)/installed ## all tests
-	$(PYTEST) --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint ## lint, types, and the tests that need no reproduced pipeline
-	$(PYTEST) --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/quick
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/quick
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(IN_VENV) ruff check .

@@ -1,24 +1,15 @@
 """The DVC repository, pushing to its remote and pulling, and what to say when that breaks off.
 
-As `dvc push --run-cache` and `dvc pull --run-cache`, but what is cut off ends at once and in one
-line. What arrived stays; the same command again sends or fetches the rest. Knows nothing of
-releases.
+As `dvc push --run-cache` and `dvc pull --run-cache`, but what is cut off is told in one line. What
+arrived stays; the same command again sends or fetches the rest. `release.transfer` runs it in a
+process that can be ended. Knows nothing of releases.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
-import socket
-import sys
-import threading
-import urllib.request
-import warnings
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from azure.storage.blob import ContainerClient
 from dvc.exceptions import CheckoutError, DownloadError, DvcException, UploadError
@@ -33,8 +24,6 @@ REMOTE = "azure"
 """Its name in .dvc/config."""
 
 AGAIN = "what arrived stays; run the same command again"
-MISSES = 5
-"""Unanswered calls, three seconds apart, after which the remote is taken for gone."""
 
 
 @contextmanager
@@ -79,8 +68,6 @@ def open_remote(repo: Repo) -> ContainerClient:
 def push(repo: Repo) -> int:
     """Push what the workspace's stages made, and the run cache, to the remote.
 
-    Ends the whole process, with a line and status 1, when the remote stops answering.
-
     Returns:
         How many files of outputs were not there yet.
 
@@ -108,8 +95,6 @@ def push(repo: Repo) -> int:
 
 def pull(repo: Repo, targets: Sequence[str] = ()) -> int:
     """Fetch what the remote has of the workspace's outputs, and the run cache.
-
-    Ends the whole process, with a line and status 1, when the remote stops answering.
 
     Args:
         targets: outputs or stages; none for all, with the run cache.
@@ -179,7 +164,7 @@ def _one_line(repo: Repo, command: str, doing: str) -> Iterator[None]:
         doing: as in `release.container.one_line`.
     """
     client = open_remote(repo)
-    with _quiet(), _watched(client.url, command), one_line(client, doing):
+    with one_line(client, doing):
         try:
             yield
         except (UploadError, DownloadError) as error:
@@ -193,65 +178,3 @@ def _one_line(repo: Repo, command: str, doing: str) -> Iterator[None]:
             raise UserError(
                 f"{command}: {first_sentence(error)}; check with `make remote`"
             ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to themselves, inside the block, those who go on for a page on each file that failed."""
-    disabled, hook = logging.root.manager.disable, sys.unraisablehook
-    logging.disable(logging.CRITICAL)  # DVC's and Azure's page for each file that did not arrive
-    caught = warnings.catch_warnings()
-    caught.__enter__()
-    warnings.simplefilter("ignore", RuntimeWarning)  # adlfs's of what a failure left
-    sys.unraisablehook = _unraisable
-    try:
-        yield
-        gc.collect()
-        # Not after a failure: its coroutines are freed, and told of, when the process ends.
-        sys.unraisablehook = hook
-        caught.__exit__(None, None, None)
-    finally:
-        logging.disable(disabled)
-
-
-def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """Python's hook, but for coroutines that were never awaited: those are ignored, as above.
-
-    Python warns of one wherever it happens to be freed, and has no `__import__` to do so with
-    inside a namedtuple, which it then tells here.
-    """
-    if not isinstance(what.object, Coroutine):
-        sys.__unraisablehook__(what)
-
-
-@contextmanager
-def _watched(url: str, command: str) -> Iterator[None]:
-    """End the process when the remote does not answer any more.
-
-    adlfs tries each of hundreds of files again for more than a minute, and takes no setting for it.
-    A blob is there whole or not at all, so that nothing is half-written.
-    """
-    done = threading.Event()
-    if not urllib.request.getproxies():  # a proxy answers for a host that is gone
-        threading.Thread(target=_watch, args=(url, command, done), daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-
-
-def _watch(url: str, command: str, done: threading.Event) -> None:
-    parts = urlsplit(url)
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    missed = 0
-    while missed < MISSES:
-        if done.wait(3):
-            return
-        try:
-            socket.create_connection(address, timeout=5).close()
-            missed = 0
-        except OSError:
-            missed += 1
-    if not done.is_set():
-        print(f"\nerror: {command} cut off: {address[0]} does not answer; {AGAIN}", file=sys.stderr)
-        os._exit(1)

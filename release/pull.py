@@ -14,7 +14,8 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 import argparse
 
 from bert_qa.errors import run
-from release.dvc_remote import open_repo, pull
+from release.dvc_remote import open_repo
+from release.transfer import pull
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 
 from bert_qa.errors import UserError, run
-from release.dvc_remote import check_complete, open_repo, push
+from release.dvc_remote import open_repo
+from release.transfer import check_complete, push
 
 
 def main() -> None:

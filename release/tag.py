@@ -22,7 +22,8 @@ from scmrepo.git import Git
 from bert_qa.errors import UserError, reading, run
 from bert_qa.evaluation import check_f1_drop
 from bert_qa.params import read_all_params
-from release.dvc_remote import REMOTE, check_complete, open_repo, push
+from release.dvc_remote import REMOTE, open_repo
+from release.transfer import check_complete, push
 from release.versions import (
     ARTIFACT,
     EVALUATION,

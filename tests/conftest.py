@@ -69,21 +69,20 @@ def ran(output: str) -> list[str]:
     return [name for name in STAGES if f"Running stage '{name}'" in output]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out between the processes of `make test`, and decide their order.
+    """Decide in which order the two processes of `make test` take the files of tests.
 
-    A file is run by one process, for its fixtures; tests of reruns, which take minutes, one by one.
-    One process reproduces the project first. The other does what needs none meanwhile.
+    One reproduces the project first; the other does what needs none meanwhile. What takes longest
+    comes before what can fill a gap at the end.
     """
-    for item in items:
-        alone = item.path.name == "test_reruns.py"
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.name))
+    shared = {item.path for item in items if "reproduced" in getattr(item, "fixturenames", ())}
 
     def turn(item: pytest.Item) -> int:
         if item.path.name == "test_pipeline.py":
             return 0
-        return 2 if "reproduced" in getattr(item, "fixturenames", ()) else 1
+        if item.path not in shared:
+            return 1
+        return 2 if "reruns" in item.path.name else 3
 
     items.sort(key=turn)
 

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and its picture; tests/test_pipeline.py runs the contenders."""
+"""The benchmark's arithmetic and its picture; the pipeline's tests run the contenders."""
 
 from __future__ import annotations
 

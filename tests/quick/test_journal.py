@@ -156,7 +156,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from bert_qa.journal import Journal, Progress
-from tests.test_journal import Counting, batch
+from tests.quick.test_journal import Counting, batch
 journal = Journal(Path(sys.argv[1]), "run")
 for number in range(20):
     journal.remember(Counting())(batch(number))

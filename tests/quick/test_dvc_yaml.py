@@ -10,7 +10,7 @@ import yaml
 
 from bert_qa.params import Params
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
     name: stage
     for file in ("dvc.yaml", "benchmark/dvc.yaml")
