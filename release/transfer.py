@@ -1,8 +1,8 @@
 """Pushing to the remote and pulling from it, each in a process of its own.
 
 DVC, adlfs and asyncio print a page for each file that fails, and adlfs tries hundreds of files
-again for minutes when the remote is gone. A process can be silenced and ended. `release.dvc_remote` knows
-what is sent and fetched.
+again for minutes when the remote is gone. A process can be silenced and ended.
+`release.dvc_remote` knows what is sent and fetched.
 
 python -m release.transfer push|check|pull [TARGET ...]     prints {"files": 3} or {"error": "..."}
 """
