@@ -64,6 +64,16 @@ STAGES = [
 ]
 
 
+def other_python(version: str) -> str | None:
+    """A Python of a version, if this machine has one that runs."""
+    found = shutil.which(f"python{version}")
+    others = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for python in [*([found] if found else []), *map(str, others)]:
+        if subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return python
+    return None
+
+
 def ran(output: str) -> list[str]:
     """The stages that a `dvc repro` ran, or would run, in a fixed order."""
     return [name for name in STAGES if f"Running stage '{name}'" in output]

@@ -13,7 +13,7 @@ import pytest
 
 from bert_qa.digests import read_pins, stage_digests
 from bert_qa.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, other_python
 
 STAGE = '''"""A stage."""
 import sys
@@ -379,19 +379,9 @@ def test_stages_depend_on_no_library_that_they_do_not_import() -> None:
     assert not [name for found in read.values() for name, pin in found.items() if pin is None]
 
 
-def _python(version: str) -> str | None:
-    """A Python of a version, if this machine has one that runs."""
-    found = shutil.which(f"python{version}")
-    others = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    for python in [*([found] if found else []), *map(str, others)]:
-        if subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode == 0:
-            return python
-    return None
-
-
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_every_python_finds_the_same_digests(tmp_path: Path, version: str) -> None:
-    python = _python(version)
+    python = other_python(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
     program = (
