@@ -100,7 +100,7 @@ def compare(
         language: of the answers, as scores count them.
 
     Returns:
-        What `report` says of each, with `exact_match` and `f1`.
+        The figures of `report` for each, with `exact_match` and `f1`.
     """
     questions = questions_of(params.lengths, examples, tokenizer)
     contenders = report(measure(examples, questions, setting, folder, params), len(examples))
@@ -208,7 +208,7 @@ def _rotated(names: Sequence[str], n: int) -> Iterator[tuple[int, str]]:
 
 
 def report(figures: Mapping[str, Figures], rows: int) -> dict[str, dict[str, float]]:
-    """The figures of each contender, each beside its ratio to that of `REFERENCE`.
+    """The figures of each contender, and their ratios to the figures of `REFERENCE`.
 
     Args:
         rows: rows of the table.

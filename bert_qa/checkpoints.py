@@ -208,7 +208,7 @@ def runs_in_bf16(model: PreTrainedModel, windows: WindowSet) -> bool:
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:
-    """The forward pass of a torch model, without gradients, as the engine wants it."""
+    """The forward pass of a torch model, without gradients, as the engine takes it."""
 
     def forward(
         batch: dict[str, NDArray[np.int64]],

@@ -84,7 +84,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["fp32", "bf16"],
         default="fp32",
-        help="of what is not INT8; bf16 is faster where the processor has it",
+        help="of the operators that stay in floating point; bf16 where the processor has it",
     )
     parser.add_argument(
         "--max-context-characters",
@@ -138,7 +138,7 @@ def _ask(arguments: argparse.Namespace) -> None:
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Path, Windows, Decoding, Infer]:
-    """The folder of the model, what it says of itself, and the options as parameters."""
+    """The folder of the model, its own parameters, and the options as parameters."""
     from bert_qa.params import Infer
     from bert_qa.released import read_released
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model says of some examples: their windows and the logits of each."""
+    """The model's output for some examples: their windows and the logits of each."""
 
     examples: Sequence[Example]
     windows: WindowSet

@@ -102,7 +102,7 @@ def download_dataset(
 
 
 def _pinned(lookup: Callable[..., Any], section: str, name: str, revision: str | None) -> Any:
-    """What the hub says of a repository at a revision, which must be a commit."""
+    """The hub's record of a repository at a revision, which must be a commit."""
     info = _reported(
         section, name, lambda: lookup(name, revision=revision, timeout=TIMEOUT_S), revision
     )

@@ -22,7 +22,7 @@ Forward = Callable[[dict[str, NDArray[np.int64]]], tuple[NDArray[np.float32], ND
 
 @dataclass(frozen=True)
 class Logits:
-    """What the model says of one window: float32, one start and one end logit a token."""
+    """Start and end logits of one window: float32, one of each per token."""
 
     start: NDArray[np.float32]
     end: NDArray[np.float32]
@@ -42,7 +42,8 @@ def relative_rms(ours: Sequence[Logits], theirs: Sequence[Logits]) -> float:
     """How far logits are from others of the same windows.
 
     Returns:
-        Root mean square of the differences of all start and end logits over that of theirs.
+        Root mean square of the differences of all start and end logits, divided by the root
+        mean square of their logits.
     """
     one, other = (
         np.concatenate([np.concatenate([each.start, each.end]) for each in logits])

@@ -2,8 +2,8 @@
 
 Both compare normalized texts: lower case, no punctuation, no articles, single spaces; F1 counts the
 words that two texts share, and the best over the golds is taken (Rajpurkar et al., 2016, section
-6.1). As in SQuAD 2.0's script, a question without gold answers wants no answer, and golds that
-normalize to nothing do not count.
+6.1). As in SQuAD 2.0's script, the right answer to a question without gold answers is "no answer",
+and golds that normalize to nothing do not count.
 
 `en` counts as SQuAD's script does; the other languages as MLQA's, which knows articles of some
 (Lewis et al., 2020; github.com/facebookresearch/MLQA); `other` has no articles, and counts words,

@@ -76,7 +76,7 @@ SOURCES = {
     "folder": Source(
         "a checkpoint of its maker's own",
         "a checkpoint of its maker's own, named below by its SHA-256",
-        limits="Its licence is that of the checkpoint it was made from, which its maker knows.",
+        limits="It has the licence of the checkpoint that it was made from: ask its maker.",
     ),
     "sample": Source("its project's sample", "its project's sample", english=True),
     "files": Source("questions of its maker's own", "questions of its maker's own"),
@@ -173,7 +173,7 @@ def _source(text: str, kind: Literal["models", "datasets"]) -> Source:
         english=name in ENGLISH_DATA,
         hub_id=name,
         licence=tuple(licence.items()),
-        limits="Its licence is that of the model it was made from; see its page.",
+        limits="It has the licence of the model that it was made from: see its page.",
         revision=revision,
     )
 

@@ -30,7 +30,8 @@ class Reader:
     Args:
         folder: a released model: `model.onnx`, the tokenizer and question_answering.json.
         provider: an ONNX Runtime execution provider.
-        precision: of what is not INT8 in the model; `bf16` is faster where the processor has it.
+        precision: of the operators that stay in floating point; `bf16` is faster where the
+            processor has it.
         cache: where OpenVINO keeps the compiled model for the next start; None for nowhere.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a released folder says of itself: the parameters that its answers were evaluated with.
+"""The parameters that a released folder was evaluated with, in a file of its own.
 
 A released model is answered with outside the project, where no params.yaml is.
 """

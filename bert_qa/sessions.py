@@ -243,7 +243,7 @@ def onnx_forward(
     Args:
         folder: holds `model.onnx`, as the export stage writes it.
         provider: `OpenVINOExecutionProvider` or `CPUExecutionProvider`.
-        precision: of what is not INT8 in an INT8 model, see `inference_precision`.
+        precision: of the operators that stay in floating point, see `inference_precision`.
         cache: folder in which OpenVINO keeps the compiled model, so that the next start is fast;
             where it cannot be written, as in a checkout of somebody else's, nothing is kept.
 

@@ -55,7 +55,7 @@ LOGGED = ("loss", "learning_rate")
 
 @dataclass(frozen=True)
 class _Item:
-    """A window, the tokens of its answer and, when there is a teacher, what that says of it."""
+    """A window, the tokens of its answer and, with a teacher, the teacher's logits."""
 
     window: Window
     start_position: int
@@ -221,7 +221,7 @@ class _LengthGroupedSampler(Sampler[int]):
     """Random order in which neighbours are of like length, a function of seed and epoch alone.
 
     transformers' own sampler draws from the global generator, whose state at the start of a later
-    epoch is not that of the interrupted run; this one gives a resumed run the same batches.
+    epoch differs after an interruption; this one gives a resumed run the same batches.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:

@@ -182,7 +182,7 @@ def label_windows(windows: WindowSet, examples: Sequence[Example]) -> LabelledWi
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer of the tokenizers library, and what its model wants of it.
+    """A tokenizer of the tokenizers library, and what its model takes.
 
     Attributes:
         model_max_length: tokens that the model reads at most.

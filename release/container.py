@@ -52,7 +52,7 @@ def _patience() -> dict[str, Any]:
 
 
 def on_azure() -> bool:
-    """Whether this machine has a managed identity to ask: a VM's, or that of an Azure ML job."""
+    """Whether this machine has a managed identity: an Azure VM's or an Azure ML job's."""
     if os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT"):
         return True
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -189,7 +189,7 @@ def _own_benchmark(files: GitFileSystem) -> dict[str, Any] | None:
 
 
 def _hash(stage: dict[str, Any], kind: str, path: str) -> str | None:
-    """What a lock says of a dependency or an output of a stage."""
+    """The hash of a dependency or an output of a stage, as a lock records it."""
     return {entry["path"]: entry.get("md5") for entry in stage.get(kind, [])}.get(path)
 
 

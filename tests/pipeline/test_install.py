@@ -26,7 +26,14 @@ def test_the_package_answers_alone(reproduced: Project, tmp_path: Path, version:
     (tmp_path / "bin").mkdir()
     env = {**os.environ, "PATH": str(tmp_path / "bin"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     subprocess.run([python, "-m", "venv", venv], check=True)
-    pip = [venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        venv / "bin/python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     installed = subprocess.run(
         [*pip, "--constraint", ROOT / "requirements-answer.txt", source],
         env=env,
