@@ -98,6 +98,8 @@ def record() -> list[list[str]]:
 def parse(line: list[str]) -> str | None:
     """Give one az line to the CLI's parser.
 
+    By private parts of azure-cli 2.91, which has no public way to parse a line without running it.
+
     Returns:
         What it has against the line; None when it is right.
     """
