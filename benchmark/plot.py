@@ -15,12 +15,15 @@ mpl.use("Agg")  # a file, never a window
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from benchmark.contenders import CONTENDERS
+
 OURS, OTHERS = "#1b6ca8", "#9aa5b1"
 
 
 def draw(
     contenders: Mapping[str, Mapping[str, float]],
     growth: Sequence[Mapping[str, float]],
+    lengths: Sequence[int],
     title: str,
     path: Path,
 ) -> None:
@@ -29,6 +32,7 @@ def draw(
     Args:
         contenders: by name, the figures of `report`, with `f1` where there are gold answers.
         growth: what `benchmark.measure.growth` says.
+        lengths: of single questions in tokens, for the latencies in `contenders`.
         path: file to write.
     """
     figure = plt.figure(figsize=(13.5, 6.4), layout="constrained")
@@ -50,7 +54,6 @@ def draw(
     lowest, highest = [], []
     for name in reversed(names):
         row = contenders[name]
-        lengths = [int(key.split("_")[1]) for key in row if _is_median(key)]
         medians = [row[f"latency_{length}_p50_ms"] for length in lengths]
         lowest.append(min(medians))
         highest.append(max(medians))
@@ -61,7 +64,7 @@ def draw(
             markersize=4,
             label=name,
             linewidth=2.6 if _color(name) == OURS else 1.2,
-            linestyle="--" if "FP32" in name else "-",
+            linestyle="--" if CONTENDERS[name].precision == "FP32" else "-",
         )
     right.set_xticks(lengths)
     right.set_xlabel("tokens of question and context")
@@ -99,8 +102,4 @@ def draw(
 
 
 def _color(name: str) -> str:
-    return OURS if name.startswith("this project") else OTHERS
-
-
-def _is_median(key: str) -> bool:
-    return key.startswith("latency_") and key.endswith("_p50_ms")
+    return OTHERS if CONTENDERS[name].peer else OURS

@@ -71,7 +71,7 @@ def main() -> None:
         rows.to_csv(partial, index_label="contender")
     with whole_file(Path("metrics/benchmark.png")) as partial:
         title = f"{len(examples)} questions, {machine()}"
-        draw(measured["contenders"], measured["growth"], title, partial)
+        draw(measured["contenders"], measured["growth"], params.benchmark.lengths, title, partial)
     print(summary(measured["contenders"]))
 
 

@@ -1,4 +1,4 @@
-"""A model's folder and params.yaml to answers: one question, or a CSV.
+"""A model's folder and parameters to answers: one question, or a CSV.
 
 Puts together what the modules below it do, in the order that loses no work. Knows nothing of how
 the folder came about.

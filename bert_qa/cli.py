@@ -97,7 +97,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 1:
+    if not 1 <= number < 2**31:
         raise ValueError
     return number
 
@@ -115,8 +115,13 @@ def _answer(arguments: argparse.Namespace) -> None:
     from bert_qa.files import same_file
 
     for name in ("input", "output"):
-        if not getattr(arguments, name):
+        path = getattr(arguments, name)
+        if not path:
             raise UserError(f"{name}: empty; name a CSV file")
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{name}: {path!r} is not UTF-8; rename the file") from None
     if same_file(arguments.input, arguments.output):
         raise UserError(f"--output: {arguments.output} is the input; name another file")
     folder, windows, decoding, infer = _opened(arguments)
@@ -142,6 +147,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Windows, Decoding, Inf
     from bert_qa.params import Infer
     from bert_qa.released import read_released
 
+    if (arguments.provider, arguments.precision) == ("CPUExecutionProvider", "bf16"):
+        raise UserError("--precision: found bf16; CPUExecutionProvider computes in fp32 only")
     released = read_released(arguments.model)
     infer = Infer(
         input=getattr(arguments, "input", "none"),
@@ -164,6 +171,7 @@ def _cache() -> Path:
 
 def as_options(message: str) -> str:
     """An error that names keys of params.yaml, with this command's options in their place."""
+    from bert_qa.params import Infer
 
     def option(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
@@ -171,5 +179,6 @@ def as_options(message: str) -> str:
             return "INPUT"
         return f"--{name}" if value in (None, "true") else f"--{name} {value}"
 
-    message = re.sub(r"(?:params\.yaml: )?\binfer\.(\w+)(?:=(\w+))?", option, message)
-    return message.replace(" in params.yaml", "")
+    keys = "|".join(Infer.model_fields)
+    key = rf"(?:params\.yaml: )?(?<![\w/.-])infer\.({keys})\b(?:=(\w+))?"
+    return re.sub(key, option, message).replace(" in params.yaml", "")

@@ -35,7 +35,7 @@ class Sources:
         self.modules: dict[str, Module] = {}
         self.files: dict[str, Path] = {}
         self.others = {  # templates, say
-            path.name: path
+            str(path.relative_to(root)): path
             for folder in folders
             for path in sorted((root / folder).rglob("*"))
             if path.is_file() and path.suffix not in {".py", ".pyc"}
@@ -149,11 +149,12 @@ class Sources:
         return tops - sys.stdlib_module_names - {"__future__"}
 
     def named_files(self, definitions: Iterable[Definition]) -> dict[str, str]:
-        """By name, the digest of each file beside the code that definitions name in a string."""
+        """By path, the digest of each file beside the code that definitions name in a string."""
+        text = "\n".join(each.text for each in definitions)
         return {
             name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             for name, path in self.others.items()
-            if any(f'"{name}"' in each.text or f"'{name}'" in each.text for each in definitions)
+            if re.search(rf"[\"'/]{re.escape(path.name)}[\"']", text)
         }
 
     def digests(self, definitions: list[Definition]) -> dict[str, str | list[str]]:
@@ -163,12 +164,14 @@ class Sources:
         a library's, and which of several definitions of one name.
         """
         several: dict[str, set[str]] = {}
+        homes: dict[str, set[str]] = {}
         for definition in definitions:
             several.setdefault(definition.name, set()).add(definition.text)
+            homes.setdefault(definition.name, set()).add(definition.module)
         # Of one name in one module, such as its statements, the order counts.
         texts: dict[tuple[str, str], list[str]] = {}
         for definition in sorted(definitions, key=lambda each: (each.module, each.line)):
-            meant = sorted(set(self._meant(definition, several)))
+            meant = sorted(set(self._meant(definition, several, homes)))
             text = "\n".join([definition.text, *meant])
             texts.setdefault((definition.name, definition.module), []).append(text)
         found: dict[str, list[str]] = {}
@@ -180,7 +183,12 @@ class Sources:
             for name, some in sorted(found.items())
         }
 
-    def _meant(self, definition: Definition, several: Mapping[str, set[str]]) -> Iterator[str]:
+    def _meant(
+        self,
+        definition: Definition,
+        several: Mapping[str, set[str]],
+        homes: Mapping[str, set[str]],
+    ) -> Iterator[str]:
         """What a definition's names stand for, where its text and their names do not tell."""
         module = self.modules[definition.module]
         for name in definition.uses:
@@ -196,6 +204,8 @@ class Sources:
                     yield f"{name} = {top}"
                 if len(several.get(each.name, ())) > 1:
                     yield f"{name} = {hashlib.sha256(each.text.encode()).hexdigest()}"
+                elif named and len(homes.get(each.name, ())) > 1:  # equal, of other constants
+                    yield f"{name} = {each.module}"
 
 
 def stage_digests(

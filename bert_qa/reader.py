@@ -74,40 +74,42 @@ class Reader:
     ) -> Any:
         """Answer one question, or many.
 
-        Arguments that are None are as the model was evaluated with: question_answering.json.
+        Arguments that are None have the values that the model was evaluated with, in
+        question_answering.json; but `doc_stride` shrinks with a smaller `max_seq_len`.
 
         Args:
             question: one, or a sequence.
             context: the text to answer from, or one for each question.
-            top_k: how many answers a question at most, the best first.
+            top_k: maximum number of answers per question, the best first.
             doc_stride: tokens that two windows of one context share.
-            max_answer_len: tokens an answer at most.
-            max_seq_len: tokens a window at most, question included.
-            max_question_len: tokens of a question at most.
+            max_answer_len: maximum tokens of an answer.
+            max_seq_len: maximum tokens of a window, question included.
+            max_question_len: maximum tokens of a question.
             handle_impossible_answer: whether "" may be the answer.
             align_to_words: whether answers are whole words.
 
         Returns:
-            With `top_k=1` a dict for a question, else a list of dicts; a list of these for a
-            sequence of questions. Keys are `answer`, `score`, `start` and `end`.
+            With `top_k=1` a dict per question, else a list of dicts; a list of these for a sequence
+            of questions. Keys are `answer`, `score`, `start` and `end`.
 
         Raises:
-            ValueError: a text is empty, the sequences are not of one length, or a number is out of
-                range.
+            ValueError: a text is empty or no text, the sequences differ in length, or a number is
+                out of range.
         """
         from dataclasses import replace
 
+        from bert_qa.errors import UserError
         from bert_qa.spans import n_best_answers
         from bert_qa.squad import Example
 
-        if top_k < 1:
-            raise ValueError(f"top_k: found {top_k}; give 1 or more")
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k: found {top_k!r}; give an integer, 1 or more")
         pairs = _pairs(question, context)
         engine = replace(
             self._engine,
             windows=_changed(
                 self._engine.windows,
-                doc_stride=("doc_stride", doc_stride),
+                doc_stride=("doc_stride", self._stride(doc_stride, max_seq_len, max_question_len)),
                 max_length=("max_seq_len", max_seq_len),
                 max_question_length=("max_question_len", max_question_len),
                 align_to_words=("align_to_words", align_to_words),
@@ -118,7 +120,10 @@ class Reader:
                 version_2_with_negative=("handle_impossible_answer", handle_impossible_answer),
             ),
         )
-        reading = engine.read([Example(str(i), *pair) for i, pair in enumerate(pairs)])
+        try:
+            reading = engine.read([Example(str(i), *pair) for i, pair in enumerate(pairs)])
+        except UserError as error:  # the lengths do not go together, or not with the model
+            raise ValueError(_as_arguments(str(error))) from None
         answers = n_best_answers(
             [example.context for example in reading.examples],
             reading.windows,
@@ -130,6 +135,16 @@ class Reader:
         if isinstance(question, str):
             return results[0][0] if top_k == 1 else results[0]
         return [some[0] for some in results] if top_k == 1 else results
+
+    def _stride(
+        self, given: int | None, max_length: int | None, question: int | None
+    ) -> int | None:
+        """The stride that is asked for: half of the room for the context, if that is less."""
+        windows = self._engine.windows
+        if given is not None or not isinstance(max_length, int):
+            return given
+        left = max_length - (question if isinstance(question, int) else windows.max_question_length)
+        return max(0, min(windows.doc_stride, left // 2))
 
 
 def _pairs(question: str | Sequence[str], context: str | Sequence[str]) -> list[tuple[str, str]]:
@@ -144,9 +159,24 @@ def _pairs(question: str | Sequence[str], context: str | Sequence[str]) -> list[
         )
     for name, texts in (("question", questions), ("context", contexts)):
         for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} {i}: found {text!r}; give a text")
             if not text.strip():
-                raise ValueError(f"{name} {i}: empty")
+                raise ValueError(f"{name} {i}: empty; give a text")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{name} {i}: no Unicode text at character {error.start}; decode it as UTF-8"
+                ) from None
     return list(zip(questions, contexts, strict=True))
+
+
+def _as_arguments(message: str) -> str:
+    """An error that names keys of params.yaml, with the arguments in their place."""
+    for key, argument in (("max_length", "max_seq_len"), ("doc_stride", "doc_stride")):
+        message = message.replace(f"windows.{key}", argument)
+    return message.removeprefix("params.yaml: ")
 
 
 def _changed(section: Section, **changes: tuple[str, int | bool | None]) -> Section:

@@ -37,15 +37,24 @@ def read_released(folder: Path) -> Released:
         UserError: the folder has none, or they are spoilt.
     """
     file = folder / PARAMETERS_FILE
-    if not (folder / "model.onnx").is_file() or not file.is_file():
-        missing = "model.onnx" if file.is_file() else PARAMETERS_FILE
+    if not (folder / "model.onnx").is_file():
         raise UserError(
-            f"{folder}: not a released model, it has no {missing}; give the folder that"
+            f"{folder}: not a released model, it has no model.onnx; give the folder that"
             " `dvc artifacts get` or `dvc repro package` made"
+        )
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: it has no {PARAMETERS_FILE}, which models have since version 0.1.0 of"
+            " bert-qa; use the project at that model's own version, or release the model again"
         )
     try:
         return Released.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        key = ".".join(map(str, first["loc"])) or "content"
         raise UserError(
-            f"{file}: cannot be read ({str(error).splitlines()[0]}); fetch the release again"
+            f"{file}: {key}: {first['msg']}; fetch the release again, or use the bert-qa that"
+            " it was made with"
         ) from None

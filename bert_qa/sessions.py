@@ -259,14 +259,12 @@ def onnx_forward(
     if provider not in available:
         raise UserError(f"{provider}: ONNX Runtime here has {', '.join(available)} only")
     if precision == "bf16" and not has_bf16():
-        raise UserError(
-            "precision: found 'bf16', which this processor does not have; set fp32 in params.yaml"
-        )
+        raise UserError("precision: found 'bf16', which this processor lacks; set fp32")
     try:
         session = _session(file, provider, precision, cache)
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise UserError(
-            f"{folder}: cannot be loaded ({first_sentence(error)}); run `dvc repro export`"
+            f"{folder}: cannot be loaded ({first_sentence(error)}); export or fetch it again"
         ) from None
     # ONNX Runtime falls back to its CPU provider with a message: figures of one would pass for the
     # other's.

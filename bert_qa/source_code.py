@@ -356,12 +356,15 @@ class Reader:
                         imports.setdefault(dotted, set()).add(target)
         ranges = [(_first_line(each), each.end_lineno or 0) for each in without]
         # Where a function imports a name of the project from is no part of its text: what the name
-        # stands for counts.
+        # stands for counts, and where in the function it is imported.
         bound_once = {
             bound for bound, count in Counter(_names(self.imports, nodes)).items() if count == 1
         }
-        ranges += [
-            (each.lineno, each.end_lineno or 0)
+        shortened = {
+            each.lineno: (
+                each.end_lineno or 0,
+                " ".join(name for name, _ in self.imports[id(each)]),
+            )
             for function in nodes
             if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
             for each in function.body
@@ -371,11 +374,11 @@ class Reader:
                 for bound, target in self.imports[id(each)]
             )
             and self._is_alone(each)
-        ]
+        }
         return Definition(
             self.name,
             name,
-            self._text(node, ranges),
+            self._text(node, ranges, shortened),
             frozenset(uses),
             imports,
             node.lineno,
@@ -388,13 +391,28 @@ class Reader:
         before = lines[0][: _column(self.lines, node)].strip()
         return not before and (not rest or rest.startswith("#"))
 
-    def _text(self, node: ast.stmt, without: list[tuple[int, int]]) -> str:
-        """The tokens of a statement, a space between them: the same for any layout."""
+    def _text(
+        self,
+        node: ast.stmt,
+        without: list[tuple[int, int]],
+        shortened: Mapping[int, tuple[int, str]],
+    ) -> str:
+        """The tokens of a statement, a space between them: the same for any layout.
+
+        Args:
+            without: first and last lines of what is left out.
+            shortened: by the first line of an import, its last one and the names that it binds.
+        """
         first, last = _first_line(node), node.end_lineno or 0
         kept = [
             line if not any(a <= number <= b for a, b in without) else "\n"
             for number, line in enumerate(self.lines[first - 1 : last], first)
         ]
+        for start, (end, names) in shortened.items():
+            line = kept[start - first]
+            if line.strip():  # and not left out
+                kept[start - first] = f"{line[: len(line) - len(line.lstrip())]}import {names}\n"
+                kept[start - first + 1 : end - first + 1] = ["\n"] * (end - start)
         indent = len(kept[0]) - len(kept[0].lstrip())
         text = "".join(kept)
         if indent:  # a method: as the body of something, so that it is Python by itself

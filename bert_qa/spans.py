@@ -113,8 +113,8 @@ def n_best_answers(
     "No answer" is one of them if it may win.
 
     Args:
-        n_best: answers a context at most; fewer where a context has no more. Of 1, what
-            `best_answers` gives.
+        n_best: maximum number of answers per context; fewer where a context has no more. With 1,
+            the same as `best_answers`.
     """
     first = best_answers(
         contexts,
@@ -164,9 +164,8 @@ def _distinct(
 ) -> Iterator[tuple[tuple[int, int], float]]:
     """The best `n_best` places of a window, in characters, each with its best span's score."""
     inside = window.starts >= 0
-    first, width = np.meshgrid(
-        np.arange(len(window)), np.arange(max_answer_length), indexing="ij", sparse=True
-    )
+    most = min(max_answer_length, len(window))
+    first, width = np.meshgrid(np.arange(len(window)), np.arange(most), indexing="ij", sparse=True)
     last = np.minimum(first + width, len(window) - 1)
     possible = inside[first] & inside[last] & (first + width < len(window))
     scores = np.where(possible, starts[first] + ends[last], -np.inf).ravel()
@@ -174,7 +173,7 @@ def _distinct(
     for at in np.argsort(-scores, kind="stable"):
         if len(seen) == n_best or scores[at] == -np.inf:
             return
-        row, column = divmod(int(at), max_answer_length)
+        row, column = divmod(int(at), most)
         place = int(window.starts[row]), int(window.ends[row + column])
         if place not in seen:
             seen.add(place)

@@ -217,7 +217,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         model_max_length, names = config["model_max_length"], config["model_input_names"]
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(
-            f"{folder}: no usable tokenizer ({first_sentence(error)}); run `dvc repro`"
+            f"{folder}: no usable tokenizer ({first_sentence(error)}); make or fetch it again"
         ) from None
     backend.no_padding()  # some are saved with it; `pad` pads
     return Tokenizer(backend, model_max_length, pad_token_id, "token_type_ids" in names)

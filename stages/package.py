@@ -40,7 +40,7 @@ def main() -> None:
         shutil.copytree(MODEL, out, dirs_exist_ok=True)
         write_released(out, Released(windows=params.windows, decoding=params.decoding))
         card.save(out / "README.md")
-    print(f"{PACKAGE}: model card and {len(list(MODEL.iterdir()))} files")
+    print(f"{PACKAGE}: model card, parameters and {len(list(MODEL.iterdir()))} files")
 
 
 if __name__ == "__main__":

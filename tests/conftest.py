@@ -320,6 +320,7 @@ def unchanged(reproduced: Project) -> Iterator[Project]:
     """The reproduced project; its params and lock are put back afterwards."""
     yield reproduced
     reproduced.git("checkout", "-q", "--", ".")
+    reproduced.git("clean", "-q", "-f", "-d")
     reproduced.check("dvc", "checkout", "-q", "-f")
 
 

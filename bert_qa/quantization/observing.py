@@ -6,7 +6,7 @@ Windows go in batches, and hooks see no padding. Knows nothing of the reason for
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -93,6 +93,8 @@ class Change(Protocol):
 def change(model: PreTrainedModel, windows: WindowSet, changes: Sequence[Change]) -> list[int]:
     """Change a model by what one pass of windows shows; how many places each change found."""
     tokens = Tokens(model, windows)
-    with hooked([handle for each in changes for handle in each.watch(tokens)]):
+    with ExitStack() as stack:
+        for each in changes:
+            stack.enter_context(hooked(each.watch(tokens)))
         tokens.pass_all("ranges of channels")
     return [each.apply() for each in changes]

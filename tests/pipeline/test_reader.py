@@ -21,7 +21,7 @@ from bert_qa import Reader
 from bert_qa.errors import UserError
 from bert_qa.params import Decoding, Windows
 from bert_qa.released import PARAMETERS_FILE, Released, write_released
-from bert_qa.squad import Example, read_examples
+from bert_qa.squad import Example, read_questions
 from bert_qa.windows import load_tokenizer
 from tests.conftest import ROOT, Project
 from tests.peers import pipeline_answers
@@ -32,6 +32,10 @@ PIPELINE = Released(  # the pipeline's defaults
         max_answer_length=15, version_2_with_negative=False, null_score_diff_threshold=0.0
     ),
 )
+BF16 = ("--precision", "bf16")
+ONE_WINDOW = 320
+"""Tokens."""
+
 QUESTION, CONTEXT = "Where do I live?", "My name is Sarah and I live in London."
 
 
@@ -45,8 +49,16 @@ def fp32(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def examples(reproduced: Project) -> list[Example]:
-    return read_examples(reproduced.folder / "data/squad/validation.jsonl")
+def examples(fp32: Path) -> list[Example]:
+    """50 that are one window each."""
+    tokenizer = load_tokenizer(fp32)
+    tokenizer.backend.no_truncation()
+    short = [
+        example
+        for example in read_questions(ROOT / "data/sample/validation.json")
+        if len(tokenizer.backend.encode(example.question, example.context)) <= ONE_WINDOW
+    ]
+    return short[:50]
 
 
 @pytest.fixture
@@ -81,9 +93,9 @@ def both(folder: Path, examples: Sequence[Example], **arguments: Any) -> list[tu
 def test_answers_are_the_pipeline_s(
     fp32: Path, examples: list[Example], arguments: dict[str, Any]
 ) -> None:
-    """On 50 questions, in one window each."""
-    tokenizer = load_tokenizer(fp32)
-    for ours, theirs in both(fp32, examples, **arguments):
+    assert len(examples) == 50
+    pairs = both(fp32, examples, **arguments)
+    for ours, theirs in pairs:
         assert ours.keys() == theirs.keys()
         assert (ours["answer"], ours["start"], ours["end"]) == (
             theirs["answer"],
@@ -92,11 +104,21 @@ def test_answers_are_the_pipeline_s(
         )
         if arguments == {"align_to_words": False}:
             assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
-        else:  # it adds up what aligns to the same words; beside it stands the best of them
-            assert ours["score"] <= theirs["score"] + 1e-4
-    assert len(examples) == 50
-    longest = max(len(tokenizer.backend.encode(e.question, e.context)) for e in examples)
-    assert longest <= 320
+        else:  # it adds up what aligns to the same words; ours is the best of these
+            assert theirs["score"] / 13 <= ours["score"] <= theirs["score"] + 1e-4
+    # Of most questions there is nothing to add.
+    equal = [abs(ours["score"] - theirs["score"]) < 1e-4 for ours, theirs in pairs]
+    assert sum(equal) >= 25
+
+
+def test_an_answer_may_be_none(fp32: Path) -> None:
+    reader, nobody = Reader(fp32), "Which planet has the most moons?"
+    found = reader(question=nobody, context=CONTEXT, handle_impossible_answer=True, top_k=50)
+    assert {"answer": "", "start": 0, "end": 0}.items() <= max(
+        found, key=lambda each: each["answer"] == ""
+    ).items()
+    never = reader(question=nobody, context=CONTEXT, handle_impossible_answer=False, top_k=50)
+    assert "" not in {each["answer"] for each in never}
 
 
 @pytest.mark.parametrize("align_to_words", [True, False])
@@ -113,10 +135,23 @@ def test_several_answers_are_the_pipeline_s(
             assert texts == [answer["answer"] for answer in theirs]
 
 
-def test_windows_are_the_pipeline_s(fp32: Path, examples: list[Example]) -> None:
-    """Of many windows, it ranks probabilities of each alone: most answers are the same."""
+def test_windows_are_of_the_lengths_that_are_asked_for(
+    fp32: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    """Several a context: as of a model that was released with them."""
+    small = tmp_path / "small"
+    shutil.copytree(fp32, small)
+    windows = Windows(max_length=128, doc_stride=32, max_question_length=64)
+    write_released(small, Released(windows=windows, decoding=PIPELINE.decoding))
     pairs = both(fp32, examples, max_seq_len=128, doc_stride=32)
-    assert sum(ours["answer"] == theirs["answer"] for ours, theirs in pairs) >= 35
+    ours = [ours for ours, _ in pairs]
+    questions, contexts = [e.question for e in examples], [e.context for e in examples]
+    assert ours == Reader(small)(question=questions, context=contexts)
+    assert ours != Reader(fp32)(question=questions, context=contexts)
+    # The pipeline ranks probabilities of each window alone: most answers are the same.
+    assert sum(mine["answer"] == theirs["answer"] for mine, theirs in pairs) >= 30
+    # And a stride that is not given suits the window.
+    assert Reader(fp32)(question=questions[0], context=contexts[0], max_seq_len=128)["score"] > 0
 
 
 def test_long_questions_are_cut(fp32: Path, examples: list[Example]) -> None:
@@ -156,6 +191,14 @@ def test_one_text_serves_many_questions(released: Path) -> None:
         ({"question": QUESTION, "context": CONTEXT, "top_k": 0}, "top_k: found 0"),
         ({"question": QUESTION, "context": CONTEXT, "max_seq_len": 2}, "max_seq_len: found 2"),
         ({"question": QUESTION, "context": CONTEXT, "doc_stride": "a"}, "doc_stride: found 'a'"),
+        ({"question": QUESTION, "context": CONTEXT, "top_k": "3"}, "top_k: found '3'"),
+        ({"question": [QUESTION], "context": [None]}, "context 0: found None"),
+        ({"question": "\ud800", "context": CONTEXT}, "question 0: no Unicode text at character 0"),
+        (
+            {"question": QUESTION, "context": CONTEXT, "max_seq_len": 9000},
+            "^max_seq_len: found 9000",
+        ),
+        ({"question": QUESTION, "context": CONTEXT, "max_seq_len": 20}, "^max_seq_len 20 leaves"),
     ],
 )
 def test_a_wrong_argument_is_named(released: Path, arguments: dict[str, Any], says: str) -> None:
@@ -171,8 +214,8 @@ def test_a_wrong_argument_is_named(released: Path, arguments: dict[str, Any], sa
             f"not a released model, it has no {PARAMETERS_FILE}",
         ),
         (lambda folder: (folder / "model.onnx").unlink(), "it has no model.onnx"),
-        (lambda folder: (folder / PARAMETERS_FILE).write_text("{"), "cannot be read"),
-        (lambda folder: (folder / PARAMETERS_FILE).write_text("{}"), "cannot be read"),
+        (lambda folder: (folder / PARAMETERS_FILE).write_text("{"), "content: Invalid JSON"),
+        (lambda folder: (folder / PARAMETERS_FILE).write_text("{}"), "windows: Field required"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "no usable tokenizer"),
     ],
 )
@@ -208,6 +251,16 @@ def test_the_command_answers_as_the_pipeline_s_stage(reproduced: Project, tmp_pa
         (["answer", "bad.csv", "-o", "out.csv"], 1, "or set --on-error keep"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "9999"], 1, "--sessions: found 9999"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "0"], 2, "positive number or auto"),
+        (["answer", "in.csv", "-o", "out.csv", "--sessions", "3000000000"], 2, "positive number"),
+        (["answer", "infer.csv", "-o", "out.csv"], 1, "error: infer.csv: no such file; set INPUT"),
+        (
+            [
+                *["ask", "--question", "a", "--context", "a", "--provider", "CPUExecutionProvider"],
+                *BF16,
+            ],
+            1,
+            "--precision: found bf16; CPUExecutionProvider",
+        ),
         (["answer", "in.csv", "-o", "out.csv", "--max-context-characters", "5"], 1, "than --max-"),
         (["answer", "in.csv", "-o", "folder"], 1, "folder: a folder, where"),
         (["ask", "--question", " ", "--context", "a"], 1, "--question: empty"),
@@ -229,7 +282,7 @@ def test_a_mistake_is_one_line(
     if status == 1:
         assert re.fullmatch(r"error: .*\n", done.stderr)
         assert "params.yaml" not in done.stderr
-        assert "infer." not in done.stderr
+        assert not re.search(r"infer\.(?!csv)", done.stderr)
 
 
 def test_a_formula_is_told_of_by_the_option(released: Path, tmp_path: Path) -> None:

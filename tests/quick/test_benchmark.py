@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark.contenders import CONTENDERS, REFERENCE
+from benchmark.contenders import CONTENDERS, PROJECT_INT8, REFERENCE
 from benchmark.measure import (
     Figures,
     questions_of,
@@ -22,6 +22,7 @@ from benchmark.roofline import operations
 from bert_qa.cpu import machine
 from bert_qa.errors import UserError
 from bert_qa.squad import Example, Span, read_questions
+from release import versions
 from tests.conftest import ROOT
 
 
@@ -80,6 +81,12 @@ def test_the_picture_is_one(tmp_path: Path) -> None:
     latencies = {64: [0.01], 128: [0.02]}
     figures = {name: Figures(1.0, [1.0], [1.0], latencies, 500.0) for name in CONTENDERS}
     growth = [{"rows": 10, "seconds": 1.0, "peak_mb": 500.0}]
-    draw(report(figures, 10), growth, machine(), tmp_path / "a.png")
+    draw(report(figures, 10), growth, list(latencies), machine(), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.png").stat().st_size > 20_000
+
+
+def test_releases_know_the_model_by_the_benchmark_s_name() -> None:
+    assert versions.PROJECT_INT8 == PROJECT_INT8
+    assert CONTENDERS[PROJECT_INT8].precision == "INT8"
+    assert not CONTENDERS[PROJECT_INT8].peer

@@ -236,7 +236,7 @@ def test_a_file_that_code_names_is_in_the_digest(tmp_path: Path) -> None:
     before, after = found
     assert isinstance(before, dict)
     assert isinstance(after, dict)
-    assert {name for name in before if before[name] != after[name]} == {"page.jinja"}
+    assert {name for name in before if before[name] != after[name]} == {"qa/page.jinja"}
     assert before.keys() == after.keys()
 
 
@@ -276,6 +276,16 @@ def test_of_two_definitions_of_one_name_the_one_that_is_meant_counts(tmp_path: P
         ("h = ('python', '-c', 'from qa.a import h')\n", "1", "3"),
         ("h = 'qa/a.py'\n", "1", "3"),
         ("def h():\n    from qa.a import h\n    return h()\n", "qa.a", "qa.b"),
+        (  # equal definitions of other constants
+            "def g():\n    from qa.d import k, j\n    from qa.e import j as l\n    k(), l()\n",
+            "qa.d import k",
+            "qa.e import k",
+        ),
+        (
+            "def g():\n    print()\n    from qa.a import h\n    return h()\n",
+            "print()\n    from qa.a import h\n",
+            "from qa.a import h\n    print()\n",
+        ),
         ("def h():\n    from qa.a import h; h()\n    return h\n", "; h()", ""),
         (
             "def g():\n    from qa.a import h\n    from qa.b import h\n    return h()\n",
@@ -293,6 +303,8 @@ def test_no_change_of_what_may_run_goes_unseen(
         "qa/w.py": work,
         "qa/a.py": "def h():\n    return 1\n",
         "qa/b.py": "def h():\n    return 2\n",
+        "qa/d.py": "M = 1\ndef k():\n    return M\ndef j():\n    return k()\n",
+        "qa/e.py": "M = 2\ndef k():\n    return M\ndef j():\n    return k()\n",
         "qa/hub.py": "from qa.a import h\n",
         "qa/c.py": "from numpy import sin as h\n",
     }
