@@ -107,10 +107,10 @@ def answer_csv(
     Raises:
         UserError: the table, the output or the model is refused.
     """
+    from bert_qa.csv_table import answer_table, check_table
     from bert_qa.files import check_output, fingerprint, resumable_file
     from bert_qa.journal import Journal
     from bert_qa.progress import progress
-    from bert_qa.table import answer_table, check_table
     from bert_qa.unfinished import code_of
 
     source, output = Path(infer.input), Path(infer.output)

@@ -145,7 +145,7 @@ def _ask(arguments: argparse.Namespace) -> None:
 def _opened(arguments: argparse.Namespace) -> tuple[Path, Windows, Decoding, Infer]:
     """The folder of the model, its own parameters, and the options as parameters."""
     from bert_qa.params import Infer
-    from bert_qa.released import read_released
+    from bert_qa.released_parameters import read_released
 
     if (arguments.provider, arguments.precision) == ("CPUExecutionProvider", "bf16"):
         raise UserError("--precision: found bf16; CPUExecutionProvider computes in fp32 only")

@@ -2,7 +2,7 @@
 
 The one source of truth for parameters. Imports nothing slow, so that a wrong key is reported before
 anything is loaded; what only a model or a processor can tell is in
-`bert_qa.checks`.
+`bert_qa.param_checks`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Reader:
         cache: str | Path | None = None,
     ) -> None:
         from bert_qa.answering import open_engine
-        from bert_qa.released import read_released
+        from bert_qa.released_parameters import read_released
 
         released = read_released(Path(folder))
         self._engine = open_engine(

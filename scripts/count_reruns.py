@@ -1,8 +1,8 @@
 """How often stages became stale over this repository's history, by files and by digests of code.
 
 A maintainer's script. By files is how it was: a stage depended on every module that it imports. By
-digests is how it is: `bert_qa.digests` over the sources of each commit; "today's" counts changes of
-what the stage reaches today, after windows and the teacher's logits have become data. Changes of
+digests is how it is: `bert_qa.code_digests` on the sources of each commit; "today's" counts changes
+of what the stage reaches today, after windows and the teacher's logits have become data. Changes of
 libraries' versions, which by files nothing depended on, are counted apart.
 """
 
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from bert_qa.digests import Sources, pinned, read_pins
+from bert_qa.code_digests import Sources, pinned, read_pins
 from bert_qa.errors import UserError, run
 from bert_qa.files import hash_file
 

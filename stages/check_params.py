@@ -14,9 +14,9 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 from pathlib import Path
 
-from bert_qa.checks import check_machine
 from bert_qa.errors import UserError, run
 from bert_qa.files import check_output, write_json
+from bert_qa.param_checks import check_machine
 from bert_qa.params import read_all_params
 
 

@@ -13,7 +13,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 from pathlib import Path
 
-from bert_qa.digests import read_pins, stage_digests, write_digests
+from bert_qa.code_digests import read_pins, stage_digests, write_digests
 from bert_qa.errors import run
 from bert_qa.files import whole_folder
 

@@ -18,7 +18,7 @@ from bert_qa.errors import reading, run
 from bert_qa.files import whole_folder
 from bert_qa.model_card import make_card
 from bert_qa.params import Decoding, Evaluate, Sections, Windows, read_params
-from bert_qa.released import Released, write_released
+from bert_qa.released_parameters import Released, write_released
 
 MODEL, METRICS = Path("models/onnx/qat"), Path("metrics/evaluation.json")
 PACKAGE = Path("models/bert-qa-int8")

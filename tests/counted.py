@@ -18,7 +18,7 @@ from bert_qa.params import read_all_params
 
 
 def main() -> None:
-    from bert_qa import table
+    from bert_qa import csv_table as table
     from bert_qa.answering import answer_csv
     from bert_qa.sessions import Sessions
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bert_qa import table
+from bert_qa import csv_table as table
 from bert_qa.answering import answer_csv, answer_one
 from bert_qa.errors import UserError
 from bert_qa.params import Params, read_all_params

@@ -16,7 +16,7 @@ from benchmark.processes import in_peers
 from bert_qa.files import hash_file
 from bert_qa.model_card import make_card
 from bert_qa.params import Decoding, Evaluate, Windows, read_all_params
-from bert_qa.released import PARAMETERS_FILE, Released, read_released
+from bert_qa.released_parameters import PARAMETERS_FILE, Released, read_released
 from tests.conftest import ROOT, Project
 from tests.peers import answer_of
 

@@ -20,8 +20,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from bert_qa.checks import check_machine
 from bert_qa.errors import UserError
+from bert_qa.param_checks import check_machine
 from bert_qa.params import Windows, read_all_params
 from bert_qa.probe import check_windows
 from bert_qa.squad import read_examples
@@ -226,7 +226,7 @@ def test_a_wrong_parameter_is_refused_before_any_output_is_removed(
 
 def test_the_processor_multiplies_in_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     params = read_all_params(ROOT / "params.yaml")
-    monkeypatch.setattr("bert_qa.checks.has_bf16", lambda: False)
+    monkeypatch.setattr("bert_qa.param_checks.has_bf16", lambda: False)
     check_machine(params)
     for section in ("infer", "evaluate"):
         changed = getattr(params, section).model_copy(update={"precision": "bf16"})

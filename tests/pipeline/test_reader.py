@@ -20,7 +20,7 @@ from benchmark.processes import in_peers
 from bert_qa import Reader
 from bert_qa.errors import UserError
 from bert_qa.params import Decoding, Windows
-from bert_qa.released import PARAMETERS_FILE, Released, write_released
+from bert_qa.released_parameters import PARAMETERS_FILE, Released, write_released
 from bert_qa.squad import Example, read_questions
 from bert_qa.windows import load_tokenizer
 from tests.conftest import ROOT, Project

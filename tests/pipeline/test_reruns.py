@@ -21,7 +21,7 @@ def test_comments_and_docstrings_anywhere_run_nothing_but_digest(unchanged: Proj
 def test_an_edit_of_the_csv_writer_runs_infer_alone(unchanged: Project) -> None:
     edit(
         unchanged,
-        "bert_qa/table.py",
+        "bert_qa/csv_table.py",
         "            journal.advance(progress)\n",
         "            journal.advance(progress)\n            del chunk\n",
     )

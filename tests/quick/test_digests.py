@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bert_qa.digests import read_pins, stage_digests
+from bert_qa.code_digests import read_pins, stage_digests
 from bert_qa.errors import UserError
 from tests.conftest import ROOT, other_python
 
@@ -398,7 +398,7 @@ def test_every_python_finds_the_same_digests(tmp_path: Path, version: str) -> No
         pytest.skip(f"no Python {version} here")
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "from bert_qa.digests import Sources;"
+        "from bert_qa.code_digests import Sources;"
         "s = Sources(Path(sys.argv[1]), ('bert_qa', 'stages'));"
         "print(json.dumps(s.digests(s.reached('stages.train')), sort_keys=True))"
     )

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from bert_qa import table
+from bert_qa import csv_table as table
+from bert_qa.csv_table import FORMULA_STARTS, Row, answer_table, check_table
 from bert_qa.errors import UserError
 from bert_qa.files import resumable_file
 from bert_qa.journal import Journal
 from bert_qa.spans import Answer
 from bert_qa.squad import Example
-from bert_qa.table import FORMULA_STARTS, Row, answer_table, check_table
 
 
 def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
