@@ -91,7 +91,7 @@ def test_variants_are_queued_and_waited_for(
     assert commands[17:] == [
         ["dvc", "queue", "start"],
         ["dvc", "queue", "status"],
-        [*experiment.SHOW, ""],
+        [*experiment.SHOW, "[]"],  # what git said
     ]
     says = "error: 16 experiments failed; `dvc queue logs NAME` says why\n"
     assert capsys.readouterr().err == says

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_qa import csv_table as tables
 from bert_qa.batches import BATCH_TOKENS, make_batches
 from bert_qa.csv_table import WRITTEN, answer_table, check_table
 from bert_qa.files import resumable_file
