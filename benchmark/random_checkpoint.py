@@ -1,4 +1,4 @@
-"""A BERT of any shape with random weights, to time what its own weights are not at hand for.
+"""Write a randomly initialized BERT of a given size, to benchmark it without the real weights.
 
 Its answers mean nothing; its speed and its memory are those of the shape. `make benchmark-large`
 uses it for BERT-large.

@@ -17,32 +17,13 @@ operands=()
 action=${1:-}
 case $action in
   compute) options='--workspace --account --container --group --location' ;;
-  submit) options='--workspace --account --container --group --repository --revision' ;;
-  stream) options='--workspace --group' ;;
+  submit) options='--workspace --account --container --group --repository --revision OPERANDS' ;;
+  stream) options='--workspace --group OPERANDS' ;;
   -h | --help) usage ;;
   *) fail "usage: ml.sh compute|submit|stream ...; ml.sh --help lists the options" ;;
 esac
 shift
-while [ $# -gt 0 ]; do
-  [[ $1 != -h && $1 != --help ]] || usage
-  if [[ $1 != -* ]]; then
-    operands+=("$1")
-    shift
-    continue
-  fi
-  [[ " $options " == *" $1 "* ]] || fail "ml.sh $action: unknown argument '$1'; it takes $options"
-  [ $# -gt 1 ] || fail "$1: no value"
-  case $1 in
-    --workspace) workspace=$2 ;;
-    --account) account=$2 ;;
-    --container) container=$2 ;;
-    --group) group=$2 ;;
-    --location) location=$2 ;;
-    --repository) repository=$2 ;;
-    --revision) revision=$2 ;;
-  esac
-  shift 2
-done
+parse "ml.sh $action" "$options" "$@"
 [ -n "$workspace" ] || fail "--workspace is missing: the name of an Azure ML workspace"
 check --workspace "$workspace" '[A-Za-z0-9][A-Za-z0-9_-]{2,32}' "3 to 33 letters, digits, _ and -"
 check --group "$group" '[A-Za-z0-9_-]{1,80}' "letters, digits, _ and -"
@@ -57,7 +38,6 @@ need_ml() {
 }
 
 compute() {
-  [ ${#operands[@]} -eq 0 ] || fail "ml.sh compute: unknown argument '${operands[0]}'"
   need_ml
   ensure_storage "$group" "$location" "$account" "$container" "$cluster"
   az ml compute create --file "$here/ml/compute.yml" --location "$location" "${in_workspace[@]}" \

@@ -7,6 +7,38 @@ fail() {
   exit 1
 }
 
+# Takes options into variables of their names: `--max-hours 4` into $max_hours, a flag as yes. What follows `--` goes into
+# $command, and other words into $operands where OPTIONS has OPERANDS.
+parse() { # WHAT OPTIONS ARGUMENTS...
+  local what=$1 options=$2 name
+  shift 2
+  while [ $# -gt 0 ]; do
+    [[ $1 != -h && $1 != --help ]] || usage
+    if [[ $1 != -* && " $options " == *" OPERANDS "* ]]; then
+      operands+=("$1")
+      shift
+      continue
+    fi
+    [[ " $options " == *" $1 "* ]] || fail "$what: unknown argument '$1'; it takes ${options% OPERANDS}"
+    name=${1#--} name=${name//-/_}
+    case $1 in
+      --)
+        shift
+        # shellcheck disable=SC2034 # of the script that sources this
+        command=("$@")
+        return
+        ;;
+      --spot | --yes | --all) printf -v "$name" yes ;;
+      *)
+        [ $# -gt 1 ] || fail "$1: no value"
+        printf -v "$name" %s "$2"
+        shift
+        ;;
+    esac
+    shift
+  done
+}
+
 need_az() {
   command -v az >/dev/null || fail "az not found; install the Azure CLI: https://aka.ms/install-azure-cli"
   az account show --output none 2>/dev/null || fail "not logged in to Azure; run: az login"

@@ -26,36 +26,7 @@ case $action in
   *) fail "usage: vm.sh create|log|delete|cloud-init ...; vm.sh --help lists the options" ;;
 esac
 shift
-while [ $# -gt 0 ]; do
-  [[ $1 != -h && $1 != --help ]] || usage
-  [[ " $options " == *" $1 "* ]] || fail "vm.sh $action: unknown argument '$1'; it takes $options"
-  case $1 in
-    --spot) spot=yes ;;
-    --yes) yes=yes ;;
-    --all) all=yes ;;
-    --)
-      shift
-      command=("$@")
-      break
-      ;;
-    *)
-      [ $# -gt 1 ] || fail "$1: no value"
-      case $1 in
-        --account) account=$2 ;;
-        --container) container=$2 ;;
-        --group) group=$2 ;;
-        --name) name=$2 ;;
-        --location) location=$2 ;;
-        --size) size=$2 ;;
-        --max-hours) max_hours=$2 ;;
-        --repository) repository=$2 ;;
-        --revision) revision=$2 ;;
-      esac
-      shift
-      ;;
-  esac
-  shift
-done
+parse "vm.sh $action" "$options" "$@"
 [ "$action" = delete ] || check_account "$account"
 check_container "$container"
 check --group "$group" '[A-Za-z0-9_-]{1,80}' "letters, digits, _ and -"

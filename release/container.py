@@ -37,7 +37,7 @@ from bert_qa.errors import UserError, first_sentence
 CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"  # noqa: S105  the variable's name
 IMDS = "http://169.254.169.254/metadata/instance?api-version=2021-02-01"
-"""What describes a VM of Azure to itself; other clouds have something else at that address."""
+"""Azure's instance metadata endpoint. Other clouds serve a different API at this address."""
 
 MAKE = "make"
 
@@ -196,8 +196,8 @@ def _explain(error: AzureError, client: ContainerClient, doing: str) -> str:
     status = getattr(error, "status_code", None)
     if code == "ContainerNotFound" or (doing == MAKE and status == 403):
         return (
-            f"no such container: {container} in {account}, nor may these credentials make it;"
-            f" as its owner: az storage container-rm create --storage-account {account} --name"
+            f"no such container: {container} in {account}, and these credentials may not create it;"
+            f" ask its owner to run: az storage container-rm create --storage-account {account} --name"
             f" {container}"
         )
     if code in {"ResourceNotFound", "AccountIsDisabled", "InvalidOperation"}:

@@ -132,7 +132,7 @@ def pull(repo: Repo, targets: Sequence[str] = ()) -> int:
 def check_complete(repo: Repo) -> None:
     """Fail when the remote lacks an output that dvc.lock names.
 
-    DVC pushes what there is, and says in a log alone what is neither here nor there: outputs of
+    DVC pushes what is in the cache and only logs outputs that are in neither cache nor remote: of
     stages that have not run in this clone, say. A folder's list of files arrives after the files.
 
     Raises:

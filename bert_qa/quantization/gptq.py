@@ -27,7 +27,9 @@ DAMPING = 0.01
 """Added to the diagonal, times its mean, so that a channel that is never used does no harm."""
 
 BLOCK = 128
-"""Columns after which the others are told of the error; for speed alone. Both as in the paper."""
+"""Columns per block: errors propagate to later columns once per block. Affects speed only.
+
+Both constants are the paper's."""
 
 
 class _Inputs(nn.Module):

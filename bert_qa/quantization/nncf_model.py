@@ -191,9 +191,10 @@ def fast_quantizers(model: PreTrainedModel) -> Iterator[None]:
 
     NNCF's quantizers compute a gradient for their range, in several passes over each tensor, and
     under BF16 autocast round activations in BF16. Here they round in FP32, and the calibrated
-    ranges stay: Adam moves a range of activations, which is of 1 to 15, by the learning rate a step
-    at most. The embeddings that are quantized stay as well, quantized once: half of the parameters
-    of a small model, of which a batch reads a few rows. All embeddings keep their values; the other
+    ranges stay: Adam changes a range by at most the learning rate per step, and activation ranges
+    are between 1 and 15, so training cannot move them noticeably. The embeddings that are quantized
+    stay as well, quantized once: half of the parameters of a small model, of which a batch reads a
+    few rows. All embeddings keep their values; the other
     weights train, and SmoothQuant's factors.
     """
     storage = get_hook_storage(model)
