@@ -196,9 +196,9 @@ def _explain(error: AzureError, client: ContainerClient, doing: str) -> str:
     status = getattr(error, "status_code", None)
     if code == "ContainerNotFound" or (doing == MAKE and status == 403):
         return (
-            f"no such container: {container} in {account}, and these credentials may not create it;"
-            f" ask its owner to run: az storage container-rm create --storage-account {account} --name"
-            f" {container}"
+            f"no such container: {container} in {account}, and these credentials may not create"
+            f" it; ask its owner to run: az storage container-rm create --storage-account {account}"
+            f" --name {container}"
         )
     if code in {"ResourceNotFound", "AccountIsDisabled", "InvalidOperation"}:
         return f"wrong account: {account} is not served at {client.primary_hostname}; check ACCOUNT"
