@@ -153,7 +153,7 @@ def test_the_pipeline_gives_the_answers_of_infer(reproduced: Project, tmp_path: 
         "max_answer_len": decoding["max_answer_length"],
     }
     asked = [(example.question, example.context) for example in examples]
-    answers = in_peers(pipeline_answers, folder, asked, options)
+    (answers,) = in_peers(pipeline_answers, folder, asked, options)
     different = []
     for (_, row), example, theirs in zip(ours.iterrows(), examples, answers, strict=True):
         if theirs["answer"] != row["Answer"]:

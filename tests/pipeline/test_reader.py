@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -71,31 +70,42 @@ def released(tmp_path: Path, tiny_onnx: Path) -> Path:
     return folder
 
 
-def both(folder: Path, examples: Sequence[Example], **arguments: Any) -> list[tuple[Any, Any]]:
-    """What `Reader` and transformers' pipeline answer, one pair a question."""
+ONE_WINDOW_EACH: list[dict[str, Any]] = [
+    {},
+    {"max_answer_len": 5},
+    {"handle_impossible_answer": True},
+    {"align_to_words": False},
+    {"max_seq_len": 320, "doc_stride": 64},
+]
+SEVERAL_ANSWERS: list[dict[str, Any]] = [
+    {"top_k": 3, "align_to_words": True},
+    {"top_k": 3, "align_to_words": False},
+]
+SEVERAL_WINDOWS: dict[str, Any] = {"max_seq_len": 128, "doc_stride": 32}
+
+Pairs = dict[str, list[tuple[Any, Any]]]
+
+
+@pytest.fixture(scope="module")
+def pairs(fp32: Path, examples: list[Example]) -> Pairs:
+    """By arguments, what `Reader` and transformers' pipeline answer, one pair a question."""
+    options = [*ONE_WINDOW_EACH, *SEVERAL_ANSWERS, SEVERAL_WINDOWS]
     questions, contexts = [e.question for e in examples], [e.context for e in examples]
-    ours = Reader(folder)(question=questions, context=contexts, **arguments)
-    pairs = list(zip(questions, contexts, strict=True))
-    return list(zip(ours, in_peers(pipeline_answers, folder, pairs, arguments), strict=True))
+    asked = list(zip(questions, contexts, strict=True))
+    theirs = in_peers(pipeline_answers, fp32, asked, *options)
+    reader = Reader(fp32)
+    return {
+        str(some): list(zip(reader(questions, contexts, **some), answers, strict=True))
+        for some, answers in zip(options, theirs, strict=True)
+    }
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"max_answer_len": 5},
-        {"handle_impossible_answer": True},
-        {"align_to_words": False},
-        {"max_seq_len": 320, "doc_stride": 64},
-    ],
-    ids=str,
-)
-def test_answers_are_the_pipeline_s(
-    fp32: Path, examples: list[Example], arguments: dict[str, Any]
-) -> None:
-    assert len(examples) == 50
-    pairs = both(fp32, examples, **arguments)
-    for ours, theirs in pairs:
+@pytest.mark.parametrize("arguments", ONE_WINDOW_EACH, ids=str)
+def test_answers_are_the_pipeline_s(pairs: Pairs, arguments: dict[str, Any]) -> None:
+    """On 50 questions, in one window each."""
+    found = pairs[str(arguments)]
+    assert len(found) == 50
+    for ours, theirs in found:
         assert ours.keys() == theirs.keys()
         assert (ours["answer"], ours["start"], ours["end"]) == (
             theirs["answer"],
@@ -107,8 +117,20 @@ def test_answers_are_the_pipeline_s(
         else:  # it adds up what aligns to the same words; ours is the best of these
             assert theirs["score"] / 13 <= ours["score"] <= theirs["score"] + 1e-4
     # Of most questions there is nothing to add.
-    equal = [abs(ours["score"] - theirs["score"]) < 1e-4 for ours, theirs in pairs]
+    equal = [abs(ours["score"] - theirs["score"]) < 1e-4 for ours, theirs in found]
     assert sum(equal) >= 25
+
+
+@pytest.mark.parametrize("arguments", SEVERAL_ANSWERS, ids=str)
+def test_several_answers_are_the_pipeline_s(pairs: Pairs, arguments: dict[str, Any]) -> None:
+    """Where they align to words, the pipeline's order is of sums: the best is compared alone."""
+    for ours, theirs in pairs[str(arguments)]:
+        assert len(ours) == len(theirs) == 3
+        assert ours[0]["answer"] == theirs[0]["answer"]
+        texts = [answer["answer"] for answer in ours]
+        # Equal texts in two places are one answer of the pipeline and two of ours.
+        if not arguments["align_to_words"] and len(set(texts)) == 3:
+            assert texts == [answer["answer"] for answer in theirs]
 
 
 def test_an_answer_may_be_none(fp32: Path) -> None:
@@ -121,35 +143,21 @@ def test_an_answer_may_be_none(fp32: Path) -> None:
     assert "" not in {each["answer"] for each in never}
 
 
-@pytest.mark.parametrize("align_to_words", [True, False])
-def test_several_answers_are_the_pipeline_s(
-    fp32: Path, examples: list[Example], align_to_words: bool
-) -> None:
-    """Where they align to words, the pipeline's order is of sums: the best is compared alone."""
-    for ours, theirs in both(fp32, examples, top_k=3, align_to_words=align_to_words):
-        assert len(ours) == len(theirs) == 3
-        assert ours[0]["answer"] == theirs[0]["answer"]
-        texts = [answer["answer"] for answer in ours]
-        # Equal texts in two places are one answer of the pipeline and two of ours.
-        if not align_to_words and len(set(texts)) == 3:
-            assert texts == [answer["answer"] for answer in theirs]
-
-
 def test_windows_are_of_the_lengths_that_are_asked_for(
-    fp32: Path, examples: list[Example], tmp_path: Path
+    fp32: Path, examples: list[Example], pairs: Pairs, tmp_path: Path
 ) -> None:
     """Several a context: as of a model that was released with them."""
     small = tmp_path / "small"
     shutil.copytree(fp32, small)
     windows = Windows(max_length=128, doc_stride=32, max_question_length=64)
     write_released(small, Released(windows=windows, decoding=PIPELINE.decoding))
-    pairs = both(fp32, examples, max_seq_len=128, doc_stride=32)
-    ours = [ours for ours, _ in pairs]
+    found = pairs[str(SEVERAL_WINDOWS)]
     questions, contexts = [e.question for e in examples], [e.context for e in examples]
+    ours = [ours for ours, _ in found]
     assert ours == Reader(small)(question=questions, context=contexts)
-    assert ours != Reader(fp32)(question=questions, context=contexts)
+    assert ours != [ours for ours, _ in pairs[str({})]]
     # The pipeline ranks probabilities of each window alone: most answers are the same.
-    assert sum(mine["answer"] == theirs["answer"] for mine, theirs in pairs) >= 30
+    assert sum(mine["answer"] == theirs["answer"] for mine, theirs in found) >= 30
     # And a stride that is not given suits the window.
     assert Reader(fp32)(question=questions[0], context=contexts[0], max_seq_len=128)["score"] > 0
 

@@ -73,7 +73,7 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
     write_folder(folder, graph, quantized)
 
-    examples = read_questions(shared_squad / "dev.json")
+    examples = subset(read_questions(shared_squad / "dev.json"), 300, seed=0)
 
     def answer(forward: Forward) -> list[Answer]:
         return Engine(forward, tokenizer, params.windows, params.decoding).answer(examples)

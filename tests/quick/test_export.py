@@ -249,7 +249,7 @@ def test_batch_and_length_are_dynamic(
 
 def test_the_pipeline_loads_the_folder_as_it_is(onnx_folder: Path, tokenizer: Any) -> None:
     question = (EXAMPLES[0].question, EXAMPLES[0].context)
-    (result,) = in_peers(pipeline_answers, onnx_folder, [question], {})
+    ((result,),) = in_peers(pipeline_answers, onnx_folder, [question], {})
     assert EXAMPLES[0].context[result["start"] : result["end"]] == result["answer"]
 
 

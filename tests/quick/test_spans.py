@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bert_qa.logits import Logits
-from bert_qa.spans import Answer, best_answers
+from bert_qa.spans import Answer, best_answers, n_best_answers
 from bert_qa.windows import Window
 
 DECODING: dict[str, Any] = {
@@ -127,3 +127,60 @@ def test_many_contexts_are_decoded_as_one_by_one() -> None:
     together = best_answers([CONTEXT] * 100, windows, logits, **DECODING)
     assert [(a.start, a.end) for a in together] == [(a.start, a.end) for a in alone]
     assert [a.score for a in together] == pytest.approx([a.score for a in alone], rel=1e-12)
+
+
+def all_places(
+    windows: list[Window], logits: list[Logits], most: int
+) -> dict[tuple[int, int], float]:
+    """Every stretch that some span covers, with its best span's score."""
+    found: dict[tuple[int, int], float] = {}
+    for w, logit in zip(windows, logits, strict=True):
+        for i, j in itertools.product(range(len(w)), repeat=2):
+            if w.starts[i] >= 0 and w.starts[j] >= 0 and i <= j < i + most:
+                place = int(w.starts[i]), int(w.ends[j])
+                score = float(logit.start[i]) + float(logit.end[j])
+                found[place] = max(score, found.get(place, -np.inf))
+    return found
+
+
+@pytest.mark.parametrize("n_best", [1, 2, 5, 200])
+def test_the_best_answers_are_the_best_of_all(n_best: int) -> None:
+    """Of two windows that overlap, in which a word may be two tokens."""
+    draw = np.random.default_rng(n_best)
+    for _ in range(40):
+        windows = [window(slice(0, 6)), window(slice(4, 10))]
+        for each in windows:  # two tokens of one word
+            each.starts[4], each.ends[4] = each.starts[3], each.ends[3]
+        logits = [random_logits(draw, len(w)) for w in windows]
+        (found,) = n_best_answers([CONTEXT], windows, logits, n_best=n_best, **DECODING)
+        places = all_places(windows, logits, 4)
+        wanted = sorted(places, key=lambda place: -places[place])[:n_best]
+        assert [(answer.start, answer.end) for answer in found] == wanted
+        assert found[0] == best_answer(windows, logits, **DECODING)
+        assert all(answer.text == CONTEXT[answer.start : answer.end] for answer in found)
+        scores = [answer.score for answer in found]
+        ratios = [np.exp(places[place] - places[wanted[0]]) for place in wanted]
+        assert scores == pytest.approx([scores[0] * ratio for ratio in ratios])
+
+
+@pytest.mark.parametrize(("threshold", "first"), [(0.0, ""), (2.5, "bb")])
+def test_no_answer_is_one_of_the_best(threshold: float, first: str) -> None:
+    w = window(slice(0, 2))
+    logits = Logits(
+        np.array([3, 0, 0, 0, 2, 0], dtype=np.float32),
+        np.array([3, 0, 0, 0, 2, 0], dtype=np.float32),
+    )
+    decoding = {**DECODING, "version_2_with_negative": True, "null_score_diff_threshold": threshold}
+    (found,) = n_best_answers([CONTEXT], [w], [logits], n_best=9, **decoding)
+    assert found[0].text == first
+    assert sorted(answer.text for answer in found) == ["", "a", "a bb", "bb"]
+    scores = {answer.text: answer.score for answer in found}
+    assert scores[""] / scores["bb"] == pytest.approx(np.exp(2))
+
+
+def test_more_tokens_than_a_window_has_may_be_allowed() -> None:
+    w = window(slice(0, 3))
+    zeros = np.zeros(len(w), dtype=np.float32)
+    many = {**DECODING, "max_answer_length": 10**9}
+    (found,) = n_best_answers([CONTEXT], [w], [Logits(zeros, zeros)], n_best=100, **many)
+    assert len(found) == 6
