@@ -1,7 +1,7 @@
-"""Read azure/ as Azure's own software reads it, with no subscription: `make azure-check`.
+"""Read cloud/ as Azure's own software reads it, with no subscription: `make azure-check`.
 
 Runs vm.sh and ml.sh with a recording stand-in for az, gives every line recorded to the Azure CLI's
-own parser, and loads azure/ml/*.yml with azure-ai-ml. Executes nothing of Azure: what the lines do
+own parser, and loads cloud/ml/*.yml with azure-ai-ml. Executes nothing of Azure: what the lines do
 is for a subscription to show.
 """
 
@@ -24,7 +24,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-AZURE = Path(__file__).resolve().parents[1] / "azure"
+AZURE = Path(__file__).resolve().parents[1] / "cloud"
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v"
 
 STAND_IN = f"""#!{sys.executable}
@@ -98,6 +98,8 @@ def record() -> list[list[str]]:
 def parse(line: list[str]) -> str | None:
     """Give one az line to the CLI's parser.
 
+    By private parts of azure-cli 2.91, which has no public way to parse a line without running it.
+
     Returns:
         What it has against the line; None when it is right.
     """
@@ -160,7 +162,7 @@ def main() -> None:
         "environment.yml": load.load_environment(AZURE / "ml/environment.yml"),
         "compute.yml": load.load_compute(AZURE / "ml/compute.yml"),
     }.items():
-        print(f"azure/ml/{name}: a {type(loaded).__name__}")
+        print(f"cloud/ml/{name}: a {type(loaded).__name__}")
     sys.exit(wrong > 0)
 
 

@@ -1,8 +1,8 @@
 """How often stages became stale over this repository's history, by files and by digests of code.
 
 A maintainer's script. By files is how it was: a stage depended on every module that it imports. By
-digests is how it is: `qa.digests` over the sources of each commit; "today's" counts the changes of
-what the stage reaches today, after windows and the teacher's logits have become data. Changes of
+digests is how it is: `bert_qa.code_digests` on the sources of each commit; "today's" counts changes
+of what the stage reaches today, after windows and the teacher's logits have become data. Changes of
 libraries' versions, which by files nothing depended on, are counted apart.
 """
 
@@ -18,23 +18,21 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 import io
 import json
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import yaml
 from tabulate import tabulate
 
-from qa.digests import Sources, pinned, read_pins
-from qa.errors import UserError, run
-from qa.outputs import hash_file
+from bert_qa.code_digests import Sources, pinned, read_pins
+from bert_qa.errors import UserError, run
+from bert_qa.files import hash_file
 
-FOLDERS = ("qa", "stages")
+FOLDERS = ("bert_qa", "qa", "benchmark", "stages")
+"""Of code, today's and those of earlier commits."""
 
 
 def main() -> None:
@@ -69,20 +67,21 @@ def main() -> None:
 def _stages(commit: str, folder: Path) -> dict[str, dict[str, Any]]:
     """By stage with code of the project, what stands for that code at a commit."""
     paths = [path for path in ("dvc.yaml", "requirements.txt", *FOLDERS) if _has(commit, path)]
-    if not {"dvc.yaml", *FOLDERS} <= set(paths):
+    folders = [path for path in paths if path in FOLDERS]
+    if not {"dvc.yaml", "stages"} <= set(paths):
         return {}
     archive = io.BytesIO(_git("archive", commit, *paths))
     with tarfile.open(fileobj=archive) as files:
         files.extractall(folder, filter="data")
     workflow = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     try:
-        sources = Sources(folder, FOLDERS, refuse=False)
+        sources = Sources(folder, folders, refuse=False)
     except UserError:
         return {}
     pins = read_pins([folder / "requirements.txt"]) if "requirements.txt" in paths else {}
     found = {}
     for stage, entry in workflow.items():
-        script = entry["cmd"].split()[1].removesuffix(".py").replace("/", ".")
+        script = entry["cmd"].split()[-1].removesuffix(".py").replace("/", ".")
         if script not in sources.modules or stage == "digest":
             continue
         reached = sources.reached(script)

@@ -14,11 +14,8 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from transformers import (
@@ -29,10 +26,10 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import UserError, run
-from qa.intake import build_checkpoint
-from qa.outputs import whole_folder
+from bert_qa.checkpoints import load_model, save_checkpoint
+from bert_qa.errors import UserError, run
+from bert_qa.files import whole_folder
+from bert_qa.intake import build_checkpoint
 
 RENAMED = {
     "roberta": {"bert.": "roberta."},

@@ -16,11 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tabulate import tabulate
 
-from qa.errors import TIMES, run
+from bert_qa.errors import TIMES, run
 
 MADE = {
     "models/bert-qa-int8": "the INT8 model with its card",

@@ -20,6 +20,12 @@ for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
     break
   fi
 done
+if [ -z "${found:-}" ]; then
+  for python in ${PYTHON:-python3 python}; do
+    newer=$("$python" -c 'import sys; v = sys.version_info; print(f"{v[0]}.{v[1]}" if v > (3, 14) else "")' 2>/dev/null) || continue
+    [ -z "$newer" ] || fail "$python is Python $newer, for which $(grep -o '^onnxruntime-openvino==[^ ]*' requirements.txt) has no wheel; install Python 3.11, 3.12 or 3.13, or name it: PYTHON=/path/to/python make ..."
+  done
+fi
 [ -n "${found:-}" ] ||
   fail "no Python 3.11, 3.12 or 3.13 found (tried ${PYTHON:-python3, python3.11 to 3.13, python}); install one, or name it: PYTHON=/path/to/python make ..."
 "$found" -c 'import venv, ensurepip' 2>/dev/null ||
@@ -41,3 +47,5 @@ install() {
 install "$(grep -o '^pip==[^ ]*' requirements.txt)"
 install -r requirements.txt
 install --no-deps -r requirements-no-deps.txt
+# The project itself, as it lies here: `bert-qa` and `import bert_qa`.
+install --no-deps --no-build-isolation --editable .

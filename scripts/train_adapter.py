@@ -14,13 +14,10 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.adapter import (
+from bert_qa.adapter import (
     ADAPTER_FILES,
     ENCODER_PACKAGE,
     add_adapter,
@@ -28,16 +25,16 @@ from qa.adapter import (
     load_encoder,
     save_adapter,
 )
-from qa.checkpoints import torch_forward
-from qa.engine import Engine
-from qa.errors import run
-from qa.features import label_windows, load_tokenizer, make_windows
-from qa.intake import build_tokenizer
-from qa.metrics import exact_match_and_f1
-from qa.params import Decoding, Finetune, Windows
-from qa.squad import read_questions
-from qa.training import train
-from qa.unfinished import unfinished
+from bert_qa.checkpoints import torch_forward
+from bert_qa.engine import Engine
+from bert_qa.errors import run
+from bert_qa.intake import build_tokenizer
+from bert_qa.metrics import exact_match_and_f1
+from bert_qa.params import Decoding, Finetune, Windows
+from bert_qa.squad import read_questions
+from bert_qa.training import train
+from bert_qa.unfinished import unfinished
+from bert_qa.windows import label_windows, load_tokenizer, make_windows
 
 RANK = 16
 ALPHA = 32

@@ -11,17 +11,14 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.checkpoints import best_device, load_model
-from qa.errors import run
-from qa.outputs import whole_folder
-from qa.params import Calibrate, Sections, read_params
-from qa.recipe import left_out, quantize, save
-from qa.window_files import read_windows
+from bert_qa.checkpoints import best_device, load_model
+from bert_qa.errors import run
+from bert_qa.files import whole_folder
+from bert_qa.params import Calibrate, Sections, read_params
+from bert_qa.quantization.recipe import left_out, quantize, save
+from bert_qa.window_files import read_windows
 
 FP32, WINDOWS = Path("models/fp32"), Path("data/windows/train.arrow")
 

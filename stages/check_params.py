@@ -12,15 +12,12 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.checks import check_machine
-from qa.errors import UserError, run
-from qa.outputs import check_output, write_json
-from qa.params import read_all_params
+from bert_qa.errors import UserError, run
+from bert_qa.files import check_output, write_json
+from bert_qa.param_checks import check_machine
+from bert_qa.params import read_all_params
 
 
 def main() -> None:

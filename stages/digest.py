@@ -11,16 +11,13 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bert_qa.code_digests import read_pins, stage_digests, write_digests
+from bert_qa.errors import run
+from bert_qa.files import whole_folder
 
-from qa.digests import read_pins, stage_digests, write_digests
-from qa.errors import run
-from qa.outputs import whole_folder
-
-FOLDERS = ("qa", "stages")
+FOLDERS = ("bert_qa", "benchmark", "stages")
 PINS = ("requirements.txt", "requirements-no-deps.txt")
 
 
@@ -29,7 +26,7 @@ def main() -> None:
         path.stem.rstrip("_"): f"stages.{path.stem}"
         for path in sorted(Path("stages").glob("*.py"))
         if path.stem != "digest"
-    }
+    } | {"benchmark": "benchmark.run"}
     digests = stage_digests(Path(), FOLDERS, scripts, read_pins(map(Path, PINS)))
     with whole_folder(Path("digests")) as out:
         write_digests(out, digests)

@@ -11,15 +11,19 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.errors import UserError, run
-from qa.outputs import whole_folder
-from qa.params import Dataset, Decoding, Sections, read_params
-from qa.squad import Fault, check_answerable, read_questions, subset, write_examples, write_faults
+from bert_qa.errors import UserError, run
+from bert_qa.files import whole_folder
+from bert_qa.params import Dataset, Decoding, Sections, read_params
+from bert_qa.squad import (
+    Fault,
+    check_answerable,
+    read_questions,
+    subset,
+    write_examples,
+    write_faults,
+)
 
 
 class Params(Sections):
@@ -43,7 +47,7 @@ def main() -> None:
             for split, path in files.items()
         }
     else:
-        from qa.hub import download_dataset  # the hub client, which local files do not need
+        from bert_qa.hub import download_dataset  # the hub client, which local files do not need
 
         splits = download_dataset(dataset.name, dataset.revision, dropped)
         files = {split: f"{dataset.name}, split {split}" for split in files}

@@ -10,15 +10,12 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.errors import run
-from qa.intake import build_checkpoint, is_checkpoint_file
-from qa.outputs import whole_folder
-from qa.params import Model, Sections, read_params
+from bert_qa.errors import run
+from bert_qa.files import whole_folder
+from bert_qa.intake import build_checkpoint, is_checkpoint_file
+from bert_qa.params import Model, Sections, read_params
 
 
 class Params(Sections):
@@ -29,13 +26,13 @@ def main() -> None:
     model = read_params(Params).model
     with whole_folder(Path("models/base")) as out:
         if model.name == "minilm-squad":
-            from qa.adapter import merge_adapter
+            from bert_qa.adapter import merge_adapter
 
             merge_adapter(Path(model.folder), out)
         elif model.name == "folder":
             build_checkpoint(Path(model.folder), out, model.folder)
         else:
-            from qa.hub import download_model
+            from bert_qa.hub import download_model
 
             there = download_model(model.name, model.revision, is_checkpoint_file)
             build_checkpoint(there, out, model.name)

@@ -11,15 +11,12 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bert_qa.errors import run
+from bert_qa.params import Decoding, Evaluate, Sections, Trained, read_params
 
-from qa.errors import run
-from qa.params import Decoding, Evaluate, Sections, Trained, read_params
-
-FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "int8")}
+FOLDERS = {name: Path("models/onnx") / name for name in ("fp32", "ptq", "qat")}
 
 
 class Params(Sections):
@@ -30,18 +27,18 @@ class Params(Sections):
 
 def main() -> None:
     # Here and not above, where the processes of Sessions would import torch for nothing.
-    from qa.evaluation import (
+    from bert_qa.evaluation import (
         check_f1_drop,
         compare,
         evaluate,
         f1_by_question_word,
         summary,
     )
-    from qa.outputs import whole_file, whole_folder, write_json
-    from qa.progress import progress
-    from qa.sessions import Sessions
-    from qa.squad import read_examples
-    from qa.window_files import read_windows
+    from bert_qa.files import whole_file, whole_folder, write_json
+    from bert_qa.progress import progress
+    from bert_qa.sessions import Sessions
+    from bert_qa.squad import read_examples
+    from bert_qa.window_files import read_windows
 
     params = read_params(Params)
     trained = params.train.epochs > 0

@@ -1,6 +1,6 @@
 """Stage export: FP32 and INT8 ONNX, each compared with the torch model it came from.
 
-Writes models/onnx/: fp32/, ptq/ (INT8 after calibration) and int8/ (after QAT).
+Writes models/onnx/: fp32/, ptq/ (INT8 after calibration) and qat/ (INT8 after training).
 """
 
 import gc
@@ -10,27 +10,24 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel
 from torch.nn import Module
 
-from qa.checkpoints import WEIGHTS_FILE, load_model
-from qa.errors import run
-from qa.export import check_same, describe, relative_difference, to_onnx, write_folder
-from qa.outputs import whole_folder
-from qa.params import Calibrate, Dataset, Finetune, Model, Sections, Train, read_params
-from qa.quantization import load_quantized, strip
-from qa.recipe import left_out, read_applied
-from qa.window_files import read_windows
+from bert_qa.checkpoints import WEIGHTS_FILE, load_model
+from bert_qa.errors import run
+from bert_qa.export import check_same, describe, relative_difference, to_onnx, write_folder
+from bert_qa.files import whole_folder
+from bert_qa.params import Calibrate, Dataset, Finetune, Model, Sections, Train, read_params
+from bert_qa.quantization.nncf_model import load_quantized, strip
+from bert_qa.quantization.recipe import left_out, read_applied
+from bert_qa.window_files import read_windows
 
 FP32, ONNX = Path("models/fp32"), Path("models/onnx")
 TRAIN, WINDOWS = Path("data/squad/train.jsonl"), Path("data/windows/validation.arrow")
-FOLDERS = {"fp32": ONNX / "fp32", "ptq": ONNX / "ptq", "qat": ONNX / "int8"}
+FOLDERS = {name: ONNX / name for name in ("fp32", "ptq", "qat")}
 SOURCES = {"fp32": FP32, "ptq": Path("models/ptq"), "qat": Path("models/qat")}
 LIMITS = {"fp32": 1e-4, "ptq": 5e-2, "qat": 5e-2}
 CHECKED_QUESTIONS = 16

@@ -10,18 +10,15 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.checkpoints import load_model, save_checkpoint
-from qa.errors import run
-from qa.outputs import whole_folder
-from qa.params import Checkpoints, Finetune, Sections, read_params
-from qa.training import train
-from qa.unfinished import unfinished
-from qa.window_files import read_windows
+from bert_qa.checkpoints import load_model, save_checkpoint
+from bert_qa.errors import run
+from bert_qa.files import whole_folder
+from bert_qa.params import Checkpoints, Finetune, Sections, read_params
+from bert_qa.training import train
+from bert_qa.unfinished import unfinished
+from bert_qa.window_files import read_windows
 
 BASE, WINDOWS = Path("models/base"), Path("data/windows/train.arrow")
 LOGS = Path("metrics/finetune")

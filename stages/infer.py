@@ -13,15 +13,12 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bert_qa.errors import UserError, run
+from bert_qa.params import Decoding, Infer, Sections, Windows, read_params
 
-from qa.errors import UserError, run
-from qa.params import Decoding, Infer, Sections, Windows, read_params
-
-MODEL = Path("models/onnx/int8")
+MODEL = Path("models/onnx/qat")
 
 
 class Params(Sections):
@@ -47,7 +44,10 @@ def main() -> None:
         )
     params = read_params(Params)
 
-    from qa.answering import answer_csv, answer_one  # slow to import, and not by these mistakes
+    from bert_qa.answering import (  # slow to import, and not by these mistakes
+        answer_csv,
+        answer_one,
+    )
 
     asked = (arguments.model, params.windows, params.decoding, params.infer)
     if question:

@@ -1,6 +1,6 @@
 """Stage package: the INT8 model as it is released, with its model card.
 
-Writes models/bert-qa-int8/: what export wrote to models/onnx/int8/, and README.md.
+Writes models/bert-qa-int8/: what export wrote to models/onnx/qat/, and README.md.
 """
 
 import gc
@@ -12,17 +12,15 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bert_qa.errors import reading, run
+from bert_qa.files import whole_folder
+from bert_qa.model_card import make_card
+from bert_qa.params import Decoding, Evaluate, Sections, Windows, read_params
+from bert_qa.released_parameters import Released, write_released
 
-from qa.card import make_card
-from qa.errors import reading, run
-from qa.outputs import whole_folder
-from qa.params import Decoding, Evaluate, Sections, Windows, read_params
-
-MODEL, METRICS = Path("models/onnx/int8"), Path("metrics/evaluation.json")
+MODEL, METRICS = Path("models/onnx/qat"), Path("metrics/evaluation.json")
 PACKAGE = Path("models/bert-qa-int8")
 
 
@@ -40,8 +38,9 @@ def main() -> None:
         card = make_card(MODEL, metrics, params.windows, params.decoding, params.evaluate)
     with whole_folder(PACKAGE) as out:
         shutil.copytree(MODEL, out, dirs_exist_ok=True)
+        write_released(out, Released(windows=params.windows, decoding=params.decoding))
         card.save(out / "README.md")
-    print(f"{PACKAGE}: model card and {len(list(MODEL.iterdir()))} files")
+    print(f"{PACKAGE}: model card, parameters and {len(list(MODEL.iterdir()))} files")
 
 
 if __name__ == "__main__":

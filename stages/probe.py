@@ -12,20 +12,17 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.checkpoints import load_model
-from qa.errors import run
-from qa.features import load_tokenizer
-from qa.outputs import write_json
-from qa.params import Calibrate, Evaluate, Finetune, Sections, Train, Windows, read_params
-from qa.probe import check_windows, probe
-from qa.recipe import left_out
-from qa.training import use_bf16
+from bert_qa.checkpoints import load_model
+from bert_qa.errors import run
+from bert_qa.files import write_json
+from bert_qa.params import Calibrate, Evaluate, Finetune, Sections, Train, Windows, read_params
+from bert_qa.probe import check_windows, probe
+from bert_qa.quantization.recipe import left_out
+from bert_qa.training import use_bf16
+from bert_qa.windows import load_tokenizer
 
 BASE = Path("models/base")
 

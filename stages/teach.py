@@ -10,21 +10,17 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
+import json
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import json
-
-from qa.checkpoints import best_device, load_model, torch_forward
-from qa.errors import reading, run
-from qa.outputs import whole_folder
-from qa.params import Checkpoints, Sections, read_params
-from qa.progress import progress
-from qa.teaching import write_no_teacher, write_teacher
-from qa.unfinished import unfinished
-from qa.window_files import read_windows
+from bert_qa.checkpoints import best_device, load_model, torch_forward
+from bert_qa.errors import reading, run
+from bert_qa.files import whole_folder
+from bert_qa.params import Checkpoints, Sections, read_params
+from bert_qa.progress import progress
+from bert_qa.teaching import write_no_teacher, write_teacher
+from bert_qa.unfinished import unfinished
+from bert_qa.window_files import read_windows
 
 FP32, WINDOWS = Path("models/fp32"), Path("data/windows/train.arrow")
 WANTED = Path("models/teacher.json")

@@ -10,18 +10,15 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.errors import reading, run
-from qa.features import load_tokenizer, make_windows
-from qa.outputs import whole_folder
-from qa.params import Windows
-from qa.progress import progress
-from qa.squad import read_examples
-from qa.window_files import write_windows
+from bert_qa.errors import reading, run
+from bert_qa.files import whole_folder
+from bert_qa.params import Windows
+from bert_qa.progress import progress
+from bert_qa.squad import read_examples
+from bert_qa.window_files import write_windows
+from bert_qa.windows import load_tokenizer, make_windows
 
 BASE, DATA, OUT = Path("models/base"), Path("data/squad"), Path("data/windows")
 WINDOWS = Path("models/windows.json")

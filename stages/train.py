@@ -10,20 +10,17 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.checkpoints import best_device
-from qa.errors import run
-from qa.outputs import whole_folder
-from qa.params import Checkpoints, Sections, Train, read_params
-from qa.quantization import fast_quantizers, load_quantized, save_quantized
-from qa.teaching import read_teacher
-from qa.training import train
-from qa.unfinished import unfinished
-from qa.window_files import read_windows
+from bert_qa.checkpoints import best_device
+from bert_qa.errors import run
+from bert_qa.files import whole_folder
+from bert_qa.params import Checkpoints, Sections, Train, read_params
+from bert_qa.quantization.nncf_model import fast_quantizers, load_quantized, save_quantized
+from bert_qa.teaching import read_teacher
+from bert_qa.training import train
+from bert_qa.unfinished import unfinished
+from bert_qa.window_files import read_windows
 
 PTQ, WINDOWS = Path("models/ptq"), Path("data/windows/train.arrow")
 TEACHER = Path("data/teacher/logits.arrow")

@@ -28,7 +28,7 @@ class Azurite:
     def start(self) -> None:
         """Start it, on the same data and port as before, and wait until it answers."""
         self.process = subprocess.Popen(
-            [ROOT / "azure/azurite.sh", str(self.port)],
+            [ROOT / "cloud/azurite.sh", str(self.port)],
             env={**os.environ, "AZURITE_DATA": str(self.data)},
             stdout=subprocess.PIPE,
             text=True,

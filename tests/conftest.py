@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ import yaml
 
 if TYPE_CHECKING:
     from tests.azurite import Azurite
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each would wait in turn
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -60,23 +64,43 @@ STAGES = [
 ]
 
 
+def other_python(version: str) -> str | None:
+    """A Python of a version, if this machine has one that runs."""
+    found = shutil.which(f"python{version}")
+    others = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for python in [*([found] if found else []), *map(str, others)]:
+        if subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return python
+    return None
+
+
 def ran(output: str) -> list[str]:
     """The stages that a `dvc repro` ran, or would run, in a fixed order."""
     return [name for name in STAGES if f"Running stage '{name}'" in output]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the processes of `make test`, one runs all that shares the reproduced project."""
-    for item in items:
-        shared = "reproduced" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("reproduced" if shared else item.path.name))
+    """Decide in which order the two processes of `make test` take the files of tests.
+
+    One reproduces the project first; the other does what needs none meanwhile. What takes longest
+    comes before what can fill a gap at the end.
+    """
+    shared = {item.path for item in items if "reproduced" in getattr(item, "fixturenames", ())}
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name == "test_pipeline.py":
+            return 0
+        if item.path not in shared:
+            return 1
+        return 2 if "reruns" in item.path.name else 3
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
 def encoder() -> Path:
     """The embedded model's encoder, for its tokenizer."""
-    from qa.adapter import encoder_folder
+    from bert_qa.adapter import encoder_folder
 
     return encoder_folder()
 
@@ -84,7 +108,7 @@ def encoder() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     """The embedded model's tokenizer, as `download_model` leaves it."""
-    from qa.intake import build_tokenizer
+    from bert_qa.intake import build_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     build_tokenizer(encoder, folder, "the encoder")
@@ -93,7 +117,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) ->
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder: Path) -> Any:
-    from qa.features import load_tokenizer
+    from bert_qa.windows import load_tokenizer
 
     return load_tokenizer(tokenizer_folder)
 
@@ -106,7 +130,7 @@ def tiny_model(
     import torch
     from transformers import BertConfig, BertForQuestionAnswering
 
-    from qa.checkpoints import save_checkpoint
+    from bert_qa.checkpoints import save_checkpoint
 
     torch.manual_seed(0)
     config = BertConfig(
@@ -125,10 +149,10 @@ def tiny_model(
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer: Any) -> Path:
     """The tiny checkpoint in ONNX, as the export stage writes it."""
-    from qa.checkpoints import load_model
-    from qa.export import to_onnx, write_folder
-    from qa.features import make_windows
-    from qa.squad import Example
+    from bert_qa.checkpoints import load_model
+    from bert_qa.export import to_onnx, write_folder
+    from bert_qa.squad import Example
+    from bert_qa.windows import make_windows
 
     windows = make_windows(
         [Example("", "Who?", "Ada was here."), Example("", "Where?", "Ada was in London.")],
@@ -248,14 +272,27 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project after one `dvc repro`; tests may change params but not outputs."""
-    project = Project(tmp_path_factory.mktemp("pipeline"))
-    project.set(**SMALL)
-    output = project.check("dvc", "repro")
-    # Where dvc.lock is that of these sources, `digest` has nothing to do.
-    assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
-    project.commit("reproduced")
-    return project
+    """A copy of the project after one `dvc repro`; tests may change params but not outputs.
+
+    Each process of the tests has its own, from one run of the pipeline.
+    """
+    own = tmp_path_factory.getbasetemp()
+    first = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
+    with Path(f"{first}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not Path(f"{first}.done").exists():
+            shutil.rmtree(first, ignore_errors=True)
+            first.mkdir()
+            project = Project(first)
+            project.set(**SMALL)
+            output = project.check("dvc", "repro")
+            # Where dvc.lock is that of these sources, `digest` has nothing to do.
+            assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
+            project.commit("reproduced")
+            Path(f"{first}.done").touch()
+    copy = tmp_path_factory.mktemp("pipeline") / "project"
+    shutil.copytree(first, copy, symlinks=True)
+    return Project.there(copy)
 
 
 @dataclass(frozen=True)
@@ -283,6 +320,7 @@ def unchanged(reproduced: Project) -> Iterator[Project]:
     """The reproduced project; its params and lock are put back afterwards."""
     yield reproduced
     reproduced.git("checkout", "-q", "--", ".")
+    reproduced.git("clean", "-q", "-f", "-d")
     reproduced.check("dvc", "checkout", "-q", "-f")
 
 

@@ -13,16 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qa.errors import run
-from qa.params import read_all_params
+from bert_qa.errors import run
+from bert_qa.params import read_all_params
 
 
 def main() -> None:
-    from qa import table
-    from qa.answering import answer_csv
-    from qa.sessions import Sessions
+    from bert_qa import csv_table as table
+    from bert_qa.answering import answer_csv
+    from bert_qa.sessions import Sessions
 
     model, counts, *further = sys.argv[1:]
     seconds = 0.0

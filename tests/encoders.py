@@ -31,9 +31,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from qa.adapter import encoder_folder
-from qa.checkpoints import save_checkpoint
-from qa.intake import build_tokenizer
+from bert_qa.adapter import encoder_folder
+from bert_qa.checkpoints import save_checkpoint
+from bert_qa.intake import build_tokenizer
 from tests.conftest import ROOT, Project
 
 PAGE = ROOT / "docs/encoders.md"
@@ -193,13 +193,13 @@ def reproduce(kind: str, root: Path) -> Row:
 
 def measure(row: Row) -> tuple[float, float]:
     """INT8's difference from torch on the provider, and a QAT step's time by NNCF's operators'."""
-    from qa.checkpoints import torch_forward
-    from qa.features import load_tokenizer, make_windows
-    from qa.logits import relative_rms, run_windows
-    from qa.quantization import load_quantized
-    from qa.sessions import onnx_forward
-    from qa.squad import read_examples
-    from qa.steps import step_seconds
+    from benchmark.training_step import step_seconds
+    from bert_qa.checkpoints import torch_forward
+    from bert_qa.logits import relative_rms, run_windows
+    from bert_qa.quantization.nncf_model import load_quantized
+    from bert_qa.sessions import onnx_forward
+    from bert_qa.squad import read_examples
+    from bert_qa.windows import load_tokenizer, make_windows
 
     models = row.folder / "models"
     tokenizer = load_tokenizer(models / "fp32")
@@ -211,7 +211,7 @@ def measure(row: Row) -> tuple[float, float]:
     ours, theirs = (
         run_windows(forward, windows)
         for forward in (
-            onnx_forward(models / "onnx/int8", "OpenVINOExecutionProvider", "fp32"),
+            onnx_forward(models / "onnx/qat", "OpenVINOExecutionProvider", "fp32"),
             torch_forward(load_quantized(models / "qat")),
         )
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from qa.errors import UserError, one_line
+from bert_qa.errors import UserError, one_line
 from tests.conftest import ROOT
 
 HEAD = """# Faults, and what you see of them
@@ -35,14 +35,14 @@ rows: dict[str, list[tuple[str, str, str]]] = {}
 
 
 def marked() -> set[str]:
-    """The tests that are marked, `tests/test_x.py::test_y`, by their source."""
+    """The tests that are marked, `tests/quick/test_x.py::test_y`, by their source."""
     found = set()
-    for file in sorted((ROOT / "tests").glob("test_*.py")):
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and any(
                 "mark.fault(" in ast.unparse(decorator) for decorator in node.decorator_list
             ):
-                found.add(f"tests/{file.name}::{node.name}")
+                found.add(f"{file.relative_to(ROOT).as_posix()}::{node.name}")
     return found
 
 

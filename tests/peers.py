@@ -1,4 +1,4 @@
-"""What runs in the peers' environment for a test, sent there by `qa.workers.in_peers`."""
+"""What runs in the peers' environment for a test, sent there by `benchmark.processes.in_peers`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 
 def pipeline_answers(
-    folder: Path, questions: Sequence[tuple[str, str]], options: dict[str, int]
-) -> list[dict[str, Any]]:
-    """What `transformers.pipeline` over Optimum answers from an exported folder as it is."""
+    folder: Path, questions: Sequence[tuple[str, str]], *options: dict[str, Any]
+) -> list[list[Any]]:
+    """What `transformers.pipeline` over Optimum answers from an exported folder as it is.
+
+    Returns:
+        With each of `options`, the answers to all questions.
+    """
     from optimum.onnxruntime import ORTModelForQuestionAnswering
     from transformers import AutoTokenizer, pipeline
 
@@ -23,7 +27,8 @@ def pipeline_answers(
         trust_remote_code=False,
     )
     return [
-        reader(question=question, context=context, **options) for question, context in questions
+        [reader(question=question, context=context, **some) for question, context in questions]
+        for some in options
     ]
 
 

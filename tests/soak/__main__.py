@@ -61,7 +61,7 @@ def soak(root: Path, report: Report, arguments: argparse.Namespace) -> None:
     base.env |= {"DVC_SITE_CACHE_DIR": str(root / "site"), "OMP_NUM_THREADS": "2"}
     (root / "logs").mkdir()
     runner = Runner(base.env, root / "logs", draw, report)
-    tables = Tables(root / "tables", base.folder, base.folder / "models/onnx/int8", runner)
+    tables = Tables(root / "tables", base.folder, base.folder / "models/onnx/qat", runner)
     pipeline = Pipeline(root / "pipeline", base, runner)
     kinds: dict[Callable[[], None], float] = {
         tables.killed: 4,
@@ -109,7 +109,7 @@ def reproduced(folder: Path) -> Project:
     )
     print("one reproduction first", flush=True)
     shape = ["--layers", "2", "--hidden-size", "64"]
-    project.check("python", "scripts/random_checkpoint.py", "--out", str(model), *shape)
+    project.check("python", "-m", "benchmark.random_checkpoint", "--out", str(model), *shape)
     project.check("dvc", "repro")
     project.commit("reproduced")
     return project

@@ -33,7 +33,7 @@ MOST = 1.05
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill -9 at random points of a table.")
-    parser.add_argument("--model", type=Path, default=ROOT / "models/onnx/int8")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/onnx/qat")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))

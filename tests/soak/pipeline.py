@@ -190,9 +190,9 @@ class Pipeline:
             "calibrate": ["models/fp32/*", "data/windows/train.arrow"],
             "train": ["models/ptq/*", "data/windows/train.arrow", "data/teacher/*"],
             "export": ["models/qat/*", "models/ptq/*", "data/windows/validation.arrow"],
-            "infer": ["models/onnx/int8/*", "data/input.csv"],
+            "infer": ["models/onnx/qat/*", "data/input.csv"],
             "evaluate": ["models/onnx/ptq/*", "data/squad/*.jsonl", "data/windows/*"],
-            "package": ["models/onnx/int8/*", "metrics/evaluation.json"],
+            "package": ["models/onnx/qat/*", "metrics/evaluation.json"],
             "download_model": ["models/minilm-squad/*"],
         }
         copy = self._copy()
@@ -205,7 +205,7 @@ class Pipeline:
             file.write_bytes(scramble(file.read_bytes(), self.draw))
         before = _hashes(copy.folder)
         kind = f"a spoilt input of {stage}"
-        ended = self.runner.run(["python", f"stages/{stage}.py"], copy.folder, strange=True)
+        ended = self.runner.run(["python", "-m", f"stages.{stage}"], copy.folder, strange=True)
         outcome = self.runner.judge(f"{kind}: {file.relative_to(copy.folder)}", ended)
         self.report.count(kind, outcome)
         if outcome != "went through" and _hashes(copy.folder) != before:

@@ -134,7 +134,7 @@ def _stages(running: Running) -> Iterator[psutil.Process]:
     for process in running.members():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if len(words) > 1 and "stages/" in words[1]:
+            if any(word.startswith("stages.") or "stages/" in word for word in words[1:3]):
                 yield process
 
 

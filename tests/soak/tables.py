@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from qa.processor import has_bf16
-from qa.squad import read_questions
+from bert_qa.cpu import has_bf16
+from bert_qa.squad import read_questions
 from tests.soak.damage import scramble, shift_clock, truncate
 from tests.soak.running import Ended, Runner, UndisturbedError, disturb, wait_for_moment
 

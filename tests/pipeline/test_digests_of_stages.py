@@ -1,0 +1,56 @@
+"""What runs in a stage is in its digest: every function, seen at work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import STAGES, Project
+
+PROFILED = """
+import json, runpy, sys, threading
+script, out = sys.argv[1:3]
+sys.argv = [script]
+names = set()
+
+def note(frame, event, _):
+    code = frame.f_code
+    file = f"/{code.co_filename}"  # of the script itself a relative path
+    ours = "/bert_qa/" in file or "/stages/" in file
+    if event == "call" and ours and code.co_flags & 2:  # CO_NEWLOCALS: no body of a class
+        names.add(code.co_qualname)
+
+threading.setprofile(note)
+sys.setprofile(note)
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    sys.setprofile(None)
+    json.dump(sorted(names), open(out, "w"))
+"""
+"""Runs a script and writes the project's functions that ran: `sys.setprofile` sees them all."""
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "digest"])
+def test_every_function_that_runs_is_in_the_digest(
+    reproduced: Project, tmp_path: Path, stage: str
+) -> None:
+    """In a copy with the inputs, so that the project keeps its outputs."""
+    script = "tokenize_" if stage == "tokenize" else stage
+    out = tmp_path / "names.json"
+    copy = tmp_path / "project"
+    shutil.copytree(reproduced.folder, copy, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    there = Project.there(copy)
+    there.env |= {"OMP_NUM_THREADS": "1"}
+    there.check("python", "-c", PROFILED, f"stages/{script}.py", str(out))
+    digest = json.loads((copy / f"digests/{stage}.json").read_text(encoding="utf-8"))["code"]
+    seen = {
+        name.partition(".<locals>")[0]
+        for name in json.loads(out.read_text(encoding="utf-8"))
+        if not name.startswith("<")  # of a module itself
+    }
+    assert "main" in seen
+    assert sorted(seen - digest.keys()) == []

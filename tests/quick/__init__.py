@@ -1,0 +1,1 @@
+"""Tests that need no reproduced pipeline: `make check` runs them."""
