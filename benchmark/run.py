@@ -15,15 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bert_qa.errors import run
-from bert_qa.params import (
-    Benchmark,
-    Calibrate,
-    Decoding,
-    Evaluate,
-    Sections,
-    Windows,
-    read_params,
-)
+from bert_qa.params import Benchmark, Calibrate, Decoding, Evaluate, Sections, Windows, read_params
 
 VALIDATION, WINDOWS = Path("data/squad/validation.jsonl"), Path("data/windows/train.arrow")
 FP32, PTQ = Path("models/fp32"), Path("models/ptq")

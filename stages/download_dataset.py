@@ -35,10 +35,7 @@ def main() -> None:
     params = read_params(Params)
     dataset = params.dataset
     files = {"train": dataset.train_file, "validation": dataset.validation_file}
-    limits = {
-        "train": dataset.max_train_examples,
-        "validation": dataset.max_validation_examples,
-    }
+    limits = {"train": dataset.max_train_examples, "validation": dataset.max_validation_examples}
     faults: dict[str, list[Fault]] = {split: [] for split in files}
     dropped = faults if dataset.on_bad_answer == "drop" else None
     if dataset.name in ("sample", "files"):

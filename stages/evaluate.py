@@ -27,13 +27,7 @@ class Params(Sections):
 
 def main() -> None:
     # Here and not above, where the processes of Sessions would import torch for nothing.
-    from bert_qa.evaluation import (
-        check_f1_drop,
-        compare,
-        evaluate,
-        f1_by_question_word,
-        summary,
-    )
+    from bert_qa.evaluation import check_f1_drop, compare, evaluate, f1_by_question_word, summary
     from bert_qa.files import whole_file, whole_folder, write_json
     from bert_qa.progress import progress
     from bert_qa.sessions import Sessions

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import BaseModel
-from torch.nn import Module
 
 from bert_qa.checkpoints import WEIGHTS_FILE, load_model
 from bert_qa.errors import run
@@ -25,10 +24,10 @@ from bert_qa.quantization.nncf_model import load_quantized, strip
 from bert_qa.quantization.recipe import left_out, read_applied
 from bert_qa.window_files import read_windows
 
-FP32, ONNX = Path("models/fp32"), Path("models/onnx")
+ONNX = Path("models/onnx")
 TRAIN, WINDOWS = Path("data/squad/train.jsonl"), Path("data/windows/validation.arrow")
 FOLDERS = {name: ONNX / name for name in ("fp32", "ptq", "qat")}
-SOURCES = {"fp32": FP32, "ptq": Path("models/ptq"), "qat": Path("models/qat")}
+SOURCES = {"fp32": Path("models/fp32"), "ptq": Path("models/ptq"), "qat": Path("models/qat")}
 LIMITS = {"fp32": 1e-4, "ptq": 5e-2, "qat": 5e-2}
 CHECKED_QUESTIONS = 16
 
@@ -50,28 +49,21 @@ def main() -> None:
         "dataset": f"{params.dataset.name}@{params.dataset.revision}",
         "left_out": ", ".join(left_out(params.calibrate, applied)),
     }
+    files, made_by = {"train": TRAIN}, dict[str, BaseModel]()
+    sections = {"fp32": params.finetune, "ptq": applied, "qat": params.train}
     with ExitStack() as stack:  # held from here: no second run exports beside
         outs = {name: stack.enter_context(whole_folder(path)) for name, path in FOLDERS.items()}
-        fp32, _ = load_model(FP32, dropout=True)
-        files = {"train": TRAIN, "fp32": FP32 / WEIGHTS_FILE}
-        made_by: dict[str, BaseModel] = {"finetune": params.finetune}
-        models: dict[str, tuple[Module, Module, dict[str, str]]] = {
-            "fp32": (fp32, fp32, describe(sources, files, made_by))
-        }
-        for name, section in (("ptq", applied), ("qat", params.train)):
-            model = load_quantized(SOURCES[name])
-            files[name] = SOURCES[name] / WEIGHTS_FILE
-            made_by[name] = section
+        for name, source in SOURCES.items():  # one model at a time in memory
+            files[name] = source / WEIGHTS_FILE
+            made_by["finetune" if name == "fp32" else name] = sections[name]
             metadata = describe(sources, files, made_by)
-            models[name] = (model, strip(model, windows), metadata)
-        graphs = {}
-        for name, (model, exported, metadata) in models.items():
-            graphs[name] = to_onnx(exported, windows[:2], metadata)
-            difference = relative_difference(graphs[name], model, windows)
+            fp32 = name == "fp32"
+            model = load_model(source, dropout=True)[0] if fp32 else load_quantized(source)
+            graph = to_onnx(model if fp32 else strip(model, windows), windows[:2], metadata)
+            difference = relative_difference(graph, model, windows)
             print(f"{name}: differs from torch by {difference:.1e} of its logits", flush=True)
             check_same(FOLDERS[name], difference, LIMITS[name])
-        for name, graph in graphs.items():
-            write_folder(outs[name], graph, SOURCES[name])
+            write_folder(outs[name], graph, source)
 
 
 if __name__ == "__main__":

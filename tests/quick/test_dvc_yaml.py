@@ -95,7 +95,7 @@ def test_every_data_dep_and_out_is_one_that_the_script_names(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_scripts_are_thin(name: str) -> None:
     lines = (script(name)).read_text(encoding="utf-8").splitlines()
-    assert sum(1 for line in lines if line.strip()) <= 65
+    assert sum(1 for line in lines if line.strip()) <= 60
     functions = [n for n in ast.parse("\n".join(lines)).body if isinstance(n, ast.FunctionDef)]
     assert [function.name for function in functions] == ["main"]
 
