@@ -12,7 +12,7 @@ whole=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 for version in 3.11 3.12 3.13; do
   [ "$version" != "$whole" ] || continue
   for python in "python$version" "$HOME"/.pyenv/versions/"$version".*/bin/python; do
-    "$python" -c '' 2>/dev/null || continue
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || continue
     "$python" -m venv "$folder/$version"
     # shellcheck disable=SC2086 # words
     "$folder/$version/bin/pip" install --quiet --disable-pip-version-check -c requirements-answer.txt . $tools
