@@ -289,6 +289,6 @@ def test_odd_surroundings_change_no_answer(
 
 def test_docs_list_every_marked_test_and_no_other() -> None:
     page = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"\| `(tests/test_\w+\.py::\w+)` \|$", page, re.MULTILINE))
+    listed = set(re.findall(r"\| `(tests/\w+/test_\w+\.py::\w+)` \|$", page, re.MULTILINE))
     assert listed == marked(), "run `make faults`"
     assert "Traceback" not in page

@@ -217,10 +217,8 @@ def test_a_wrong_argument_is_named(released: Path, arguments: dict[str, Any], sa
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (
-            shutil.rmtree,
-            f"not a released model, it has no {PARAMETERS_FILE}",
-        ),
+        (shutil.rmtree, "not a released model, it has no model.onnx"),
+        (lambda folder: (folder / PARAMETERS_FILE).unlink(), f"it has no {PARAMETERS_FILE}, which"),
         (lambda folder: (folder / "model.onnx").unlink(), "it has no model.onnx"),
         (lambda folder: (folder / PARAMETERS_FILE).write_text("{"), "content: Invalid JSON"),
         (lambda folder: (folder / PARAMETERS_FILE).write_text("{}"), "windows: Field required"),

@@ -113,7 +113,7 @@ def test_what_a_session_cannot_load_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.fault("an empty model.onnx")
 def test_an_empty_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); export or fetch it again"):
         Sessions(tmp_path, PROVIDER, "fp32")
 
 
@@ -342,7 +342,7 @@ def test_bf16_is_refused_where_there_is_none(
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     monkeypatch.setattr("bert_qa.sessions.has_bf16", lambda: False)
-    with pytest.raises(UserError, match=r"'bf16', which this processor does not have; set fp32"):
+    with pytest.raises(UserError, match=r"'bf16', which this processor lacks; set fp32"):
         onnx_forward(tmp_path, "OpenVINOExecutionProvider", "bf16")
 
 
@@ -350,5 +350,5 @@ def test_bf16_is_refused_where_there_is_none(
 def test_a_damaged_model_is_named(tmp_path: Path, tiny_model: Path) -> None:
     shutil.copyfile(tiny_model / "config.json", tmp_path / "config.json")
     (tmp_path / "model.onnx").write_bytes(b"not onnx")
-    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); run `dvc repro export`"):
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); export or fetch it again"):
         onnx_forward(tmp_path, "CPUExecutionProvider", "fp32")
