@@ -13,15 +13,19 @@ import matplotlib as mpl
 mpl.use("Agg")  # a file, never a window
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from benchmark.contenders import CONTENDERS
 
 OURS, OTHERS = "#1b6ca8", "#9aa5b1"
 
+Rows = Mapping[str, Mapping[str, float]]
+"""By contender, the figures of `benchmark.measure.report`."""
+
 
 def draw(
-    contenders: Mapping[str, Mapping[str, float]],
+    contenders: Rows,
     growth: Sequence[Mapping[str, float]],
     lengths: Sequence[int],
     title: str,
@@ -41,49 +45,66 @@ def draw(
     below = figure.add_subplot(grid[1, 1])
     figure.suptitle(title, fontsize=11, color="#444444")
     names = sorted(contenders, key=lambda name: contenders[name]["questions_per_second"])
+    _draw_throughput(left, names, contenders)
+    _draw_latency(right, names[::-1], contenders, lengths)
+    _draw_growth(below, growth)
+    for axes in (left, right, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+    figure.savefig(path, dpi=130, format="png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def _draw_throughput(axes: Axes, names: Sequence[str], contenders: Rows) -> None:
     speeds = [contenders[name]["questions_per_second"] for name in names]
-    bars = left.barh(names, speeds, color=[_color(name) for name in names], height=0.68)
+    bars = axes.barh(names, speeds, color=[_color(name) for name in names], height=0.68)
     for bar, name in zip(bars, names, strict=True):
         row = contenders[name]
         label = f" {row['questions_per_second']:.0f}   {row['x_questions_per_second']:.1f} x"
         if "f1" in row:
             label += f"   F1 {row['f1']:.1f}"
-        left.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, label, va="center")
-    left.set_xlim(0, 1.42 * max(speeds))
-    left.set_title("A CSV: questions per second, end to end", loc="left", fontweight="bold")
-    lowest, highest = [], []
-    for name in reversed(names):
-        row = contenders[name]
-        medians = [row[f"latency_{length}_p50_ms"] for length in lengths]
-        lowest.append(min(medians))
-        highest.append(max(medians))
-        right.plot(
+        axes.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, label, va="center")
+    axes.set_xlim(0, 1.42 * max(speeds))
+    axes.set_title("A CSV: questions per second, end to end", loc="left", fontweight="bold")
+
+
+def _draw_latency(
+    axes: Axes, names: Sequence[str], contenders: Rows, lengths: Sequence[int]
+) -> None:
+    medians = {
+        name: [contenders[name][f"latency_{length}_p50_ms"] for length in lengths] for name in names
+    }
+    for name in names:
+        axes.plot(
             lengths,
-            medians,
+            medians[name],
             marker="o",
             markersize=4,
             label=name,
             linewidth=2.6 if _color(name) == OURS else 1.2,
             linestyle="--" if CONTENDERS[name].precision == "FP32" else "-",
         )
-    right.set_xticks(lengths)
-    right.set_xlabel("tokens of question and context")
-    right.set_ylabel("milliseconds, median")
-    right.set_yscale("log")
-    right.yaxis.set_major_formatter(ScalarFormatter())
-    right.yaxis.set_minor_formatter(NullFormatter())
-    right.set_yticks([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
-    right.set_ylim(0.8 * min(lowest), 1.2 * max(highest))
-    right.grid(axis="y", which="both", color="#eeeeee")
-    right.set_title("One question: latency", loc="left", fontweight="bold")
-    right.set_ylim(top=4.5 * right.get_ylim()[1])  # room for the legend
-    right.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
-    rows = [point["rows"] for point in growth]
-    below.plot(rows, [point["peak_mb"] for point in growth], marker="o", color=OURS)
-    below.set_ylim(0, 1.35 * max(point["peak_mb"] for point in growth))
-    below.set_ylabel("peak memory, MB")
+    axes.set_xticks(lengths)
+    axes.set_xlabel("tokens of question and context")
+    axes.set_ylabel("milliseconds, median")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+    highest = max(map(max, medians.values()))
+    axes.set_ylim(0.8 * min(map(min, medians.values())), 5.4 * highest)  # room for the legend
+    axes.grid(axis="y", which="both", color="#eeeeee")
+    axes.set_title("One question: latency", loc="left", fontweight="bold")
+    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+
+
+def _draw_growth(axes: Axes, growth: Sequence[Mapping[str, float]]) -> None:
+    peaks = [point["peak_mb"] for point in growth]
+    axes.plot([point["rows"] for point in growth], peaks, marker="o", color=OURS)
+    axes.set_ylim(0, 1.35 * max(peaks))
+    axes.set_ylabel("peak memory, MB")
     for point in growth:
-        below.annotate(
+        axes.annotate(
             f"{point['rows'] / point['seconds']:.0f} rows/s",
             (point["rows"], point["peak_mb"]),
             textcoords="offset points",
@@ -91,14 +112,9 @@ def draw(
             ha="center",
             fontsize=8,
         )
-    below.margins(x=0.12)
-    below.set_xlabel("rows of a table with short contexts")
-    below.set_title("A long CSV: memory and speed", loc="left", fontweight="bold")
-    for axes in (left, right, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-    figure.savefig(path, dpi=130, format="png", metadata={"Software": None})
-    plt.close(figure)
+    axes.margins(x=0.12)
+    axes.set_xlabel("rows of a table with short contexts")
+    axes.set_title("A long CSV: memory and speed", loc="left", fontweight="bold")
 
 
 def _color(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -38,11 +39,12 @@ finally:
 def test_every_function_that_runs_is_in_the_digest(
     reproduced: Project, tmp_path: Path, stage: str
 ) -> None:
-    """In a copy with the inputs, so that the project keeps its outputs."""
+    """In a copy of links: what a stage writes takes their place, and the project keeps its own."""
     script = "tokenize_" if stage == "tokenize" else stage
     out = tmp_path / "names.json"
     copy = tmp_path / "project"
-    shutil.copytree(reproduced.folder, copy, ignore=shutil.ignore_patterns(".dvc", ".git"))
+    hidden = shutil.ignore_patterns(".dvc", ".git")
+    shutil.copytree(reproduced.folder, copy, ignore=hidden, copy_function=os.link)
     there = Project.there(copy)
     there.env |= {"OMP_NUM_THREADS": "1"}
     there.check("python", "-c", PROFILED, f"stages/{script}.py", str(out))

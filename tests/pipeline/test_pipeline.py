@@ -219,10 +219,6 @@ def test_a_second_repro_runs_nothing(reproduced: Project) -> None:
     ("values", "expected"),
     [
         ({"infer__provider": "CPUExecutionProvider"}, ["check_params", "infer"]),
-        (
-            {"calibrate__smooth_quant_alpha": 0.8},
-            ["check_params", "probe", *STAGES[STAGES.index("calibrate") :]],
-        ),
         ({"decoding__max_answer_length": 12}, ["check_params", "infer", "evaluate", "package"]),
         ({"evaluate__max_f1_drop": 30.0}, ["check_params", "evaluate"]),
     ],
@@ -232,6 +228,13 @@ def test_a_changed_parameter_reruns_what_it_must_and_no_more(
 ) -> None:
     unchanged.set(**values)
     assert ran(unchanged.check("dvc", "repro")) == expected
+
+
+def test_a_parameter_of_calibration_concerns_what_calibrates(unchanged: Project) -> None:
+    """What follows a stage that runs: `test_another_learning_rate_leaves_the_calibration`."""
+    unchanged.set(calibrate__smooth_quant_alpha=0.8)
+    status = json.loads(unchanged.check("dvc", "status", "--json", "dvc.yaml").splitlines()[-1])
+    assert status.keys() == {"check_params", "probe", "calibrate", "export"}
 
 
 def test_another_learning_rate_leaves_the_calibration(retrained: Retrained) -> None:
