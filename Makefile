@@ -16,7 +16,7 @@ repro: $(VENV)/installed ## from a clean clone to an INT8 model and an answered 
 	@$(IN_VENV) python scripts/repro.py
 
 test: $(VENV)/installed $(PEERS)/installed ## all tests
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 check: lint ## lint, types, and the tests that need no reproduced pipeline
 	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/quick

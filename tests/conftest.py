@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,6 +234,20 @@ class Project:
         """Run a command in the project; standard output and error come back as text."""
         options = {"capture_output": True, "text": True, **options}
         return subprocess.run(command, cwd=self.folder, env=self.env, check=False, **options)
+
+    def stage(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run a stage in this process, which has torch already: for a stage that ends soon."""
+        from importlib import import_module
+
+        from bert_qa.errors import run
+
+        output, error, status = io.StringIO(), io.StringIO(), 0
+        with chdir(self.folder), redirect_stdout(output), redirect_stderr(error):
+            try:
+                run(import_module(f"stages.{name}").main)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return subprocess.CompletedProcess([name], status, output.getvalue(), error.getvalue())
 
     def check(self, *command: str) -> str:
         """Run a command that must succeed; its standard output and error."""

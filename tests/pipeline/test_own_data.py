@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line(
     project: Project, stage: str, values: dict[str, str], says: str
 ) -> None:
     project.set(**values)
-    done = project.run("python", "-m", f"stages.{stage}")
+    done = project.stage(stage)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
@@ -149,7 +149,7 @@ def test_a_broken_checkpoint_is_one_line(
         if content is not None:
             (folder / name).write_bytes(content)
     project.set(model__name="folder", model__folder=str(folder))
-    done = project.run("python", "-m", "stages.download_model")
+    done = project.stage("download_model")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {folder}: ")
     assert says in done.stderr
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_run_is_one_line(
     shutil.copytree(tiny_model, folder)
     _change(folder / "config.json", config)
     project.set(model__name="folder", model__folder=str(folder))
-    done = project.run("python", "-m", "stages.download_model")
+    done = project.stage("download_model")
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {folder}: {says}")
     assert done.stderr.count("\n") == 1
@@ -252,7 +252,7 @@ def test_what_the_model_cannot_do_is_found_by_the_probe(
 ) -> None:
     shutil.copytree(encoder_without_head, project.folder / "models/base")
     project.set(**values)
-    done = project.run("python", "-m", "stages.probe")
+    done = project.stage("probe")
     assert done.returncode == 1, done.stderr
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert error.startswith(f"error: params.yaml: {says}")
@@ -344,7 +344,7 @@ def _download_dataset(
         dataset__validation_file="validation.json",
         **values,
     )
-    return project.run("python", "-m", "stages.download_dataset")
+    return project.stage("download_dataset")
 
 
 SIZES = {
