@@ -104,7 +104,7 @@ def check_table(
     if path.is_dir():
         raise UserError(f"{path}: a folder; name a CSV file in infer.input")
     if not path.exists():
-        raise UserError(f"{path}: no such file; set infer.input in params.yaml")
+        raise UserError(f"{path}: no such file; check infer.input")
     if not path.is_file():
         raise UserError(
             f"{path}: not a regular file, but a device or a pipe, which cannot be read twice;"

@@ -251,14 +251,14 @@ def test_the_command_answers_as_the_pipeline_s_stage(reproduced: Project, tmp_pa
     ("arguments", "status", "says"),
     [
         (["answer", "in.csv", "-o", "out.csv", "--model", "none"], 1, "none: not a released model"),
-        (["answer", "no.csv", "-o", "out.csv"], 1, "no.csv: no such file; set INPUT"),
+        (["answer", "no.csv", "-o", "out.csv"], 1, "no.csv: no such file; check INPUT"),
         (["answer", "in.csv", "-o", "in.csv"], 1, "--output: in.csv is the input"),
         (["answer", "in.csv", "-o", ""], 1, "output: empty"),
         (["answer", "bad.csv", "-o", "out.csv"], 1, "or set --on-error keep"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "9999"], 1, "--sessions: found 9999"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "0"], 2, "positive number or auto"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "3000000000"], 2, "positive number"),
-        (["answer", "infer.csv", "-o", "out.csv"], 1, "error: infer.csv: no such file; set INPUT"),
+        (["answer", "infer.csv", "-o", "out.csv"], 1, "error: infer.csv: no such file; check INPUT"),
         (
             [
                 *["ask", "--question", "a", "--context", "a", "--provider", "CPUExecutionProvider"],
