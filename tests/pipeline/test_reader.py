@@ -258,7 +258,11 @@ def test_the_command_answers_as_the_pipeline_s_stage(reproduced: Project, tmp_pa
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "9999"], 1, "--sessions: found 9999"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "0"], 2, "positive number or auto"),
         (["answer", "in.csv", "-o", "out.csv", "--sessions", "3000000000"], 2, "positive number"),
-        (["answer", "infer.csv", "-o", "out.csv"], 1, "error: infer.csv: no such file; check INPUT"),
+        (
+            ["answer", "infer.csv", "-o", "out.csv"],
+            1,
+            "error: infer.csv: no such file; check INPUT",
+        ),
         (
             [
                 *["ask", "--question", "a", "--context", "a", "--provider", "CPUExecutionProvider"],

@@ -367,7 +367,7 @@ def test_a_table_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.fault("a folder, a pipe or nothing in `infer.input`")
 def test_an_input_that_is_no_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file; set infer\.input"):
+    with pytest.raises(UserError, match=r"no such file; check infer\.input"):
         check_table(tmp_path / "absent.csv")
     with pytest.raises(UserError, match="a folder; name a CSV file"):
         check_table(tmp_path)
