@@ -400,7 +400,7 @@ class Reader:
         """The tokens of a statement, a space between them: the same for any layout.
 
         Args:
-            without: first and last lines of what is left out.
+            without: ranges of lines to leave out, first and last.
             shortened: by the first line of an import, its last one and the names that it binds.
         """
         first, last = _first_line(node), node.end_lineno or 0
