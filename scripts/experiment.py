@@ -33,9 +33,6 @@ from bert_qa.errors import UserError, first_sentence, one_line, run
 from bert_qa.files import whole_file
 
 FOLDER = Path("experiments")
-MAX_TRAIN_EXAMPLES = 4000
-"""Of the training questions: those that are calibrated and trained with, and not the whole file."""
-
 METRICS = "metrics/evaluation.json"
 SHOW = ("dvc", "exp", "show", "--json", "--hide-failed", "--hide-queued", "--rev")
 SECONDS = 60
@@ -152,8 +149,7 @@ def _own(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
     if len(given) < len(options):
         raise UserError(f"{arguments.name}: give {', '.join(options)}")
     named: Overrides = {"dataset.name": "files", "model.name": "folder"}
-    limit = experiment.overrides.get("dataset.max_train_examples", MAX_TRAIN_EXAMPLES)
-    return named | given | {"dataset.max_train_examples": limit}
+    return named | given
 
 
 def _command(

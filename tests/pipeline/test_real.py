@@ -50,10 +50,10 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     """The same quantizers, so the same F1 and nearly the same answers, in a quarter of the size.
 
     Not all answers can be the same: a difference in the last bit of a sum turns into a whole step
-    where a quantizer rounds, and grows layer by layer. 95% is required of the default, FP32 between
-    the quantizers as in torch: this calibration gives 98.1 with VNNI, and with 128 copies of
+    where a quantizer rounds, and grows layer by layer. 97% is required of the default, FP32 between
+    the quantizers as in torch: this calibration gives 97.8 with VNNI, and with 128 copies of
     outlier channels gave 98.6 there and 99.4 without, where no overflow fix meant 93.2. BF16
-    rounds in more places, and its bound is its own: this calibration gives 97.3.
+    rounds in more places, and its bound is its own: this calibration gives 97.0.
     """
     base, quantized, folder = (tmp_path / name for name in ("base", "quantized", "onnx"))
     for made in (base, quantized, folder):
@@ -73,16 +73,16 @@ def test_int8_on_the_provider_answers_as_fake_quantized_torch(
     assert len(graph.SerializeToString()) <= 0.27 * len(plain.SerializeToString())
     write_folder(folder, graph, quantized)
 
-    examples = subset(read_questions(shared_squad / "dev.json"), 300, seed=0)
+    examples = read_questions(shared_squad / "dev.json")
 
     def answer(forward: Forward) -> list[Answer]:
         return Engine(forward, tokenizer, params.windows, params.decoding).answer(examples)
 
     torchs = answer(torch_forward(model))
     f1 = exact_match_and_f1(examples, torchs).f1
-    bounds: dict[Precision, int] = {"fp32": 95}
+    bounds: dict[Precision, int] = {"fp32": 97}
     if has_bf16():
-        bounds["bf16"] = 94
+        bounds["bf16"] = 96
     for precision, wanted in bounds.items():
         providers = answer(onnx_forward(folder, params.evaluate.provider, precision))
         same = same_answers(torchs, providers)

@@ -76,6 +76,7 @@ def test_one_experiment_is_one_command(
     assert "dataset.name='files'" in changes
     assert f"model.folder='{tmp_path / 'model, mine'}'" in changes  # a comma is no list
     assert "evaluate.max_f1_drop=1.3" in changes
+    assert "dataset.max_train_examples=4000" in changes
     assert changes[-1] == "train.epochs=2"
 
 
