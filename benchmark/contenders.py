@@ -124,12 +124,12 @@ class Project:
         return text
 
     def answer_table(self, table: Path, output: Path) -> None:
-        """Answer a CSV, as `bert_qa.answering.answer_csv` does with sessions that are not kept."""
+        """Answer a CSV as `answer_tables` does, with sessions that are kept."""
         from dataclasses import replace
 
-        from bert_qa.csv_table import answer_table, check_table
         from bert_qa.files import resumable_file
         from bert_qa.journal import Journal
+        from bert_qa.tables.table import answer_table, check_table
 
         engine = self._for_tables
         with resumable_file(output) as unfinished:

@@ -1,20 +1,14 @@
-"""A model's folder and parameters to answers: one question, or a CSV.
+"""A model's folder and parameters to an engine, and to the answer of one question.
 
-Puts together what the modules below it do, in the order that loses no work. Knows nothing of how
-the folder came about.
+Knows nothing of tables, and nothing of how the folder came about.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import onnxruntime
-
-from bert_qa.cpu import cores, machine
+from bert_qa.cpu import cores
 from bert_qa.engine import Engine
 from bert_qa.errors import UserError
 from bert_qa.sessions import MODEL_CACHE, Sessions, onnx_forward
@@ -91,75 +85,3 @@ def answer_one(
         folder, windows, decoding, provider=provider, precision=precision, cache=cache
     )
     return engine.answer([Example("0", question, context)])[0]
-
-
-def answer_csv(
-    folder: Path, windows: Windows, decoding: Decoding, infer: Infer, cache: Path = MODEL_CACHE
-) -> None:
-    """Answer `infer.input` into `infer.output`; a run that was killed goes on where it stopped.
-
-    Prints how many rows the output has, and what a reader should know of them.
-
-    Args:
-        folder: an exported model.
-        cache: where OpenVINO keeps the compiled model.
-
-    Raises:
-        UserError: the table, the output or the model is refused.
-    """
-    from bert_qa.csv_table import answer_table, check_table
-    from bert_qa.files import check_output, fingerprint, resumable_file
-    from bert_qa.journal import Journal
-    from bert_qa.progress import progress
-    from bert_qa.unfinished import code_of
-
-    source, output = Path(infer.input), Path(infer.output)
-    check_output(output, "infer.output")
-    load_tokenizer(folder)  # what is wrong with it is told before the table is read
-    with resumable_file(output) as unfinished:
-        table = check_table(
-            source,
-            on_error=infer.on_error,
-            max_context_characters=infer.max_context_characters,
-        )
-        made_by = fingerprint([windows, decoding, infer], [*code_of("infer"), folder, source])
-        with ExitStack() as stack:
-            engine = stack.enter_context(
-                open_engine(
-                    folder,
-                    windows,
-                    decoding,
-                    provider=infer.provider,
-                    precision=infer.precision,
-                    cache=cache,
-                    sessions=infer.sessions,
-                )
-            )
-            # Another processor, or another share of it, computes other last digits.
-            identity = f"{made_by} {onnxruntime.__version__} {machine()} {engine.processors_each}"
-            journal = stack.enter_context(Journal(unfinished, identity))
-            if journal.outdated:
-                print(
-                    f"{output}: what an unfinished run left is of another input, model, parameters,"
-                    " machine or version, or damaged: afresh"
-                )
-            done = journal.progress.rows
-            if done:
-                print(f"{output}: going on after row {done} of {table.rows}")
-            bar = stack.enter_context(progress(str(source), table.rows, "row", done))
-            engine = replace(engine, forward=journal.remember(engine.forward))
-            written = answer_table(
-                table,
-                unfinished,
-                journal,
-                partial(engine.answer_chunks, progress=bar.update),
-                escape_formulas=infer.escape_formulas,
-            )
-    print(f"{output}: {written.rows} rows")
-    if table.bad:
-        print(f"{output}: {table.bad} of them could not be answered, see the column Error")
-    if written.formulas and not infer.escape_formulas:
-        print(
-            f"{output}: {written.formulas} cells begin as formulas do; turn escape_formulas on"
-            " before you open it in a spreadsheet"
-        )

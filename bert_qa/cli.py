@@ -40,10 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version(DISTRIBUTION))
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    answer = commands.add_parser("answer", help="answer the rows of a CSV")
+    answer = commands.add_parser("answer", help="answer the rows of tables")
     answer.set_defaults(command=_answer)
-    answer.add_argument("input", help="CSV with the columns Context and Question")
-    answer.add_argument("-o", "--output", required=True, help="CSV to write")
+    answer.add_argument(
+        "input",
+        help="CSV, Parquet or JSON Lines with Context and Question: a file, a folder or a pattern,"
+        " here or abfs://container/path",
+    )
+    answer.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="file to write in the format of the input; FOLDER/ for several, each a part",
+    )
     _add_model(answer)
     answer.add_argument(
         "--on-error",
@@ -62,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="N",
         help="processes that run the model (default: as processors and free memory allow)",
+    )
+    answer.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="answer on a Ray cluster, HOST:PORT; auto starts one on this machine",
     )
 
     ask = commands.add_parser("ask", help="answer one question")
@@ -111,7 +125,7 @@ _count.__name__, _sessions.__name__ = "positive number", "positive number or aut
 
 
 def _answer(arguments: argparse.Namespace) -> None:
-    from bert_qa.answering import answer_csv
+    from bert_qa.answering_tables import Asked, answer_tables
     from bert_qa.files import same_file
 
     for name in ("input", "output"):
@@ -124,8 +138,17 @@ def _answer(arguments: argparse.Namespace) -> None:
             raise UserError(f"{name}: {path!r} is not UTF-8; rename the file") from None
     if same_file(arguments.input, arguments.output):
         raise UserError(f"--output: {arguments.output} is the input; name another file")
-    folder, windows, decoding, infer = _opened(arguments)
-    answer_csv(folder, windows, decoding, infer, _cache())
+    asked = Asked(*_opened(arguments), _cache())
+    if arguments.cluster is None:
+        answer_tables(asked)
+        return
+    try:
+        from bert_qa.cluster import answer_on_cluster
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--cluster: needs {error.name}, which is not installed: pip install 'bert-qa[cluster]'"
+        ) from None
+    answer_on_cluster(asked, arguments.cluster)
 
 
 def _ask(arguments: argparse.Namespace) -> None:

@@ -79,6 +79,22 @@ def resumable_file(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def resumable_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write to that survives a failure, for the next run to go on from.
+
+    When the block ends it is renamed to `path`.
+
+    Raises:
+        UserError: as in `whole_file`, or `path` is there already.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: not an empty folder; name a new one, or remove it")
+    with _held(path, folder=True, keep=True) as partial:
+        yield partial
+        os.replace(partial, path)
+
+
 def _regular(path: Path) -> Path:
     """The file that `path` stands for, itself or by a link."""
     target = Path(os.path.realpath(path)) if path.is_symlink() else path

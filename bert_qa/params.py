@@ -101,6 +101,7 @@ class Decoding(_Section):
 class Training(_Section):
     """What fine-tuning and quantization-aware training have in common."""
 
+    processes: Literal["gpu"] | Count
     max_steps: Count | None
     learning_rate: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
@@ -161,6 +162,14 @@ class Trained(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     epochs: Epochs
+
+
+class Shared(BaseModel):
+    """Of the section `train`, how many processes share the work."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    processes: Literal["gpu"] | Count
 
 
 class Infer(_Section):

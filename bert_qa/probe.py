@@ -53,6 +53,7 @@ SPREAD = 1.7
 """Of random weights, times the square root of a layer's inputs: logits depend on every token."""
 
 TRAINING = Train(
+    processes=1,
     epochs=1,
     max_steps=2,
     learning_rate=1e-6,

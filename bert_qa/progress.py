@@ -45,17 +45,21 @@ class _Lines(tqdm):  # type: ignore[misc]
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Any]:
+def progress(
+    description: str, total: int, unit: str, done: int = 0, *, shown: bool = True
+) -> Iterator[Any]:
     """Show a bar while the block runs.
 
     Args:
         unit: what is counted.
         done: how many are done already.
+        shown: whether there is a bar at all; not in all of many processes.
 
     Yields:
         The bar; `update(n)` moves it.
     """
     shape: dict[str, Any] = {"desc": description, "total": total, "initial": done, "unit": unit}
+    shape["disable"] = not shown
     if sys.stderr.isatty():
         bar: Any = tqdm(**shape)
     else:

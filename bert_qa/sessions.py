@@ -87,7 +87,7 @@ class Sessions:
         check_sessions(count)
         if count == "auto":
             # Memory bounds how many run and not what each computes on, of which answers depend.
-            most = max(1, _memory_allows(folder / "model.onnx"))
+            most = max(1, available_memory() // memory_of_session(folder))
             shares = _shares(numbers, _count(len(numbers)))[:most]
         else:
             shares = _shares(numbers, count)
@@ -179,10 +179,15 @@ def _count(processors: int) -> int:
     return max(range(1, most + 1), key=lambda n: (processors // n * n, n))
 
 
-def _memory_allows(model: Path) -> int:
-    """How many sessions of a model there is memory for."""
-    size = model.stat().st_size if model.is_file() else 0
-    return available_memory() // (SESSION_BYTES + MODEL_COPIES * size)
+def processors_of_session(processors: int) -> int:
+    """How many processors each session of a machine computes on, `auto` of them."""
+    return processors // _count(processors)
+
+
+def memory_of_session(folder: Path) -> int:
+    """Bytes that a session of an exported model may take."""
+    model = folder / "model.onnx"
+    return SESSION_BYTES + MODEL_COPIES * (model.stat().st_size if model.is_file() else 0)
 
 
 def _shares(processors: Sequence[int], count: int) -> list[Sequence[int]]:

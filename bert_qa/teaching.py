@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from bert_qa.arrow import Columns, Records, Rows, lists, write_columns
 from bert_qa.files import whole_file
+from bert_qa.launching import first_here, place_here, processes_here
 from bert_qa.logits import Forward, Logits, run_windows
+from bert_qa.progress import progress
 from bert_qa.windows import WindowSet
 
 PART = 1024
@@ -49,6 +51,26 @@ def write_teacher(
             }
 
     write_columns(path, chunks())
+
+
+def write_share(folder: Path, windows_file: Path, parts: Path) -> None:
+    """Compute this process's share of the parts of its machine, for `write_teacher` to find.
+
+    Args:
+        folder: the teacher's checkpoint.
+        windows_file: as `bert_qa.window_files` writes it.
+        parts: as in `write_teacher`.
+    """
+    from bert_qa.checkpoints import best_device, load_model, torch_forward
+    from bert_qa.window_files import read_windows
+
+    forward = torch_forward(load_model(folder, dropout=False)[0].to(best_device()))
+    windows = read_windows(windows_file).windows
+    firsts = range(0, len(windows), PART)[place_here() :: processes_here()]
+    with progress("teacher", len(firsts), "part", shown=first_here()) as bar:
+        for first in firsts:
+            _part(parts / f"{first:09}.npz", forward, windows[first : first + PART], None)
+            bar.update(1)
 
 
 def write_no_teacher(path: Path) -> None:

@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import extract_model_from_parallel
 from dvclive import Live
 from safetensors.torch import load_model, save_model
+from torch import distributed
 from torch.nn import functional
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -37,6 +39,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from bert_qa.checkpoints import WEIGHTS_FILE, can_bf16, runs_in_bf16
 from bert_qa.errors import UserError
 from bert_qa.files import hash_file, whole_file, write_json
+from bert_qa.launching import first_here, world_size
 from bert_qa.logits import Logits
 from bert_qa.params import Training
 from bert_qa.progress import progress
@@ -48,6 +51,9 @@ file than it names, the checkpoint is not whole."""
 
 KEPT = 2
 """Checkpoints that are kept: the one before too, should the last not be whole."""
+
+NOT_COUNTED = -1
+"""This, less a window's place, stands for the window where it counts for nothing."""
 
 LOGGED = ("loss", "learning_rate")
 """What DVCLive plots by step; both appear under these names in the Trainer's own log."""
@@ -61,6 +67,7 @@ class _Item:
     start_position: int
     end_position: int
     teacher: Logits | None
+    counted: bool
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,14 @@ class _TrainingSet(Dataset[_Item]):
         return len(self.labelled.windows)
 
     def __getitem__(self, index: int) -> _Item:
+        counted = index >= 0
+        index = index if counted else NOT_COUNTED - index
         return _Item(
             self.labelled.windows[index],
             int(self.labelled.starts[index]),
             int(self.labelled.ends[index]),
             None if self.teacher is None else self.teacher[index],
+            counted,
         )
 
 
@@ -129,7 +139,8 @@ def train(
         UserError: a batch does not fit into memory, or BF16 is asked for where there is none.
     """
     if epochs == 0:
-        _log_no_steps(logs)
+        if first_here():
+            _log_no_steps(logs)
         return
     if distillation_weight > 0 and len(teacher or ()) != len(labelled.windows):
         raise UserError(
@@ -137,48 +148,61 @@ def train(
             f" {len(labelled.windows)}; run `dvc repro teach`"
         )
     keep = checkpoints / "trainer"
-    last = _last_checkpoint(keep)
+    together = world_size()
+    if params.batch_size % together:
+        section = type(params).__name__.lower()
+        raise UserError(
+            f"params.yaml: {section}.batch_size: found {params.batch_size}, which {together}"
+            " processes cannot share equally; set a multiple"
+        )
     bf16 = use_bf16(params)
     if bf16 and params.precision == "auto":
         bf16 = runs_in_bf16(model, labelled.windows)
         if not bf16:
             kind = model.config.model_type
             print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
-    if last is not None:
-        print(f"resuming from step {last.name.rpartition('-')[2]}", flush=True)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    on_gpu = torch.cuda.is_available()
+    settings = TrainingArguments(
+        output_dir=str(keep),
+        per_device_train_batch_size=params.batch_size // together,
+        learning_rate=params.learning_rate,
+        num_train_epochs=epochs,
+        max_steps=params.max_steps or -1,
+        warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
+        weight_decay=params.weight_decay,
+        bf16=bf16,
+        use_cpu=not on_gpu,
+        ddp_backend=None if together == 1 else "nccl" if on_gpu else "gloo",
+        seed=params.seed,
+        save_strategy="steps",
+        save_steps=params.save_steps,
+        save_on_each_node=True,  # each machine has its own project
+        logging_steps=params.logging_steps,
+        logging_first_step=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+        report_to=[],
+        disable_tqdm=True,  # for a bar of our own
+    )
+    last = _last_checkpoint(keep)
+    if last is not None and first_here():
+        print(f"resuming from step {_step(last)}", flush=True)
     trainer = _QATrainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(keep),
-            per_device_train_batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            num_train_epochs=epochs,
-            max_steps=params.max_steps or -1,
-            warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
-            weight_decay=params.weight_decay,
-            bf16=bf16,
-            use_cpu=not torch.cuda.is_available(),
-            seed=params.seed,
-            save_strategy="steps",
-            save_steps=params.save_steps,
-            logging_steps=params.logging_steps,
-            logging_first_step=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            report_to=[],
-            disable_tqdm=True,  # for a bar of our own
-        ),
+        args=settings,
         data_collator=_Collator(labelled.windows.pad_token_id, distillation_weight < 1),
         train_dataset=_TrainingSet(labelled, teacher if distillation_weight > 0 else None),
-        callbacks=[_LiveCallback(logs), _SealCallback()],
+        callbacks=[*([_LiveCallback(logs)] if first_here() else []), _SealCallback()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.distillation_weight = distillation_weight
     trainer.distillation_temperature = distillation_temperature
     section = type(params).__name__.lower()
     with _memory_named(section, params.batch_size), ExitStack() as stack:
-        trainer.add_callback(_BarCallback(section, stack))
+        if first_here():
+            trainer.add_callback(_BarCallback(section, stack))
+        trainer.add_callback(_LastStepCallback())
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
@@ -200,13 +224,24 @@ def _memory_named(section: str, batch_size: int) -> Iterator[None]:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; newer ones, which are not, are removed."""
-    steps = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
-    for _, path in sorted(steps.items(), reverse=True):
-        if _is_whole(path):
-            return path
-        shutil.rmtree(path)
-    return None
+    """The newest whole checkpoint, on all machines; newer ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
+    whole = [path for path in found if _is_whole(path)]
+    steps = {_step(path) for path in whole}
+    if distributed.is_initialized():
+        theirs: list[set[int]] = [set()] * distributed.get_world_size()
+        distributed.all_gather_object(theirs, steps)
+        steps.intersection_update(*theirs)
+    last = max(steps, default=None)
+    if first_here():
+        for path in found:
+            if last is None or _step(path) > last:
+                shutil.rmtree(path)
+    return None if last is None else folder / f"checkpoint-{last}"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -241,6 +276,23 @@ class _LengthGroupedSampler(Sampler[int]):
         return iter(indices)
 
 
+class _ShareSampler(BatchSampler):
+    """This process's share of each batch, none of which is dropped or repeated.
+
+    The batches are those that one process would take. accelerate's own way gives every process
+    equally many by repeating some. A process that is left without a window of the last batch gets
+    one that counts for nothing, see `NOT_COUNTED`, so that all take the same number of steps.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, rank: int, together: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.rank, self.together = rank, together
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            yield batch[self.rank :: self.together] or [NOT_COUNTED - batch[0]]
+
+
 @dataclass(frozen=True)
 class _Collator:
     """Training windows to tensors: what the model takes, and the teacher's logits beside it."""
@@ -254,6 +306,7 @@ class _Collator:
         if self.with_answers:
             batch["start_positions"] = torch.tensor([item.start_position for item in items])
             batch["end_positions"] = torch.tensor([item.end_position for item in items])
+        batch["counted"] = torch.tensor(sum(item.counted for item in items))
         if items[0].teacher is not None:
             for side in ("start", "end"):
                 padded = torch.zeros(batch["input_ids"].shape)
@@ -271,7 +324,29 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = self.train_dataset.labelled.windows.lengths
-        return _LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+        size = self.args.train_batch_size * self.args.world_size
+        return _LengthGroupedSampler(lengths, size, self.args.seed)
+
+    def get_train_dataloader(self) -> DataLoader[_Item]:
+        """All batches, or this process's share of each."""
+        if self.args.world_size == 1:
+            loader: DataLoader[_Item] = super().get_train_dataloader()
+            return loader
+        shares = _ShareSampler(
+            self._get_train_sampler(),
+            self.args.train_batch_size * self.args.world_size,
+            self.args.process_index,
+            self.args.world_size,
+        )
+        return cast(
+            "DataLoader[_Item]",
+            DataLoaderShard(
+                self.train_dataset,
+                device=self.args.device,
+                batch_sampler=shares,
+                collate_fn=self.data_collator,
+            ),
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Not `save_pretrained`, which takes query, key and value's one quantizer, a tensor of
@@ -298,6 +373,7 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             for side in ("start", "end")
             if f"teacher_{side}_logits" in inputs
         }
+        counted = inputs.pop("counted")
         outputs = model(**inputs)
         loss = outputs.loss  # none without answers
         if self.distillation_weight > 0:
@@ -310,6 +386,11 @@ class _QATrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             )
             taught = self.distillation_weight * divergence / 2
             loss = taught if loss is None else (1 - self.distillation_weight) * loss + taught
+        if self.args.world_size > 1:
+            # The processes' gradients are averaged: as if of equally many windows.
+            total = counted.clone()
+            distributed.all_reduce(total)
+            loss = loss * (self.args.world_size * counted / total)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -364,13 +445,6 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._log(state.log_history[-1])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        # No checkpoint after the last step: the Trainer, resumed from it, would do one step more.
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -384,6 +458,16 @@ class _LiveCallback(TrainerCallback):  # type: ignore[misc]
         for name in LOGGED:
             self.live.log_metric(name, entry[name])
         self.live.make_summary()
+
+
+class _LastStepCallback(TrainerCallback):  # type: ignore[misc]
+    """No checkpoint after the last step: the Trainer, resumed from it, would do one step more."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
 
 class _BarCallback(TrainerCallback):  # type: ignore[misc]
@@ -411,6 +495,10 @@ class _SealCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        if distributed.is_initialized():
+            distributed.barrier()  # each process writes the state of its generators
+        if not first_here():
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / SEAL, {file.name: hash_file(file) for file in sorted(folder.iterdir())})
         # By their steps: the Trainer's `save_total_limit` goes by a clock, which may be set back.

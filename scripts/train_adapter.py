@@ -43,6 +43,7 @@ DECODING = Decoding(
     max_answer_length=30, version_2_with_negative=False, null_score_diff_threshold=0.0
 )
 RECIPE = Finetune(
+    processes=1,
     epochs=1.5,
     max_steps=None,
     learning_rate=1e-3,

@@ -12,13 +12,12 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 from pathlib import Path
 
-from bert_qa.checkpoints import load_model, save_checkpoint
 from bert_qa.errors import run
 from bert_qa.files import whole_folder
+from bert_qa.finetuning import fine_tune
+from bert_qa.launching import launch
 from bert_qa.params import Checkpoints, Finetune, Sections, read_params
-from bert_qa.training import train
 from bert_qa.unfinished import unfinished
-from bert_qa.window_files import read_windows
 
 BASE, WINDOWS = Path("models/base"), Path("data/windows/train.arrow")
 LOGS = Path("metrics/finetune")
@@ -36,18 +35,17 @@ def main() -> None:
         unfinished("finetune", [params.finetune], [BASE, WINDOWS], others=kept) as checkpoints,
         whole_folder(Path("models/fp32")) as out,  # held from here: no second run trains beside
     ):
-        model, has_head = load_model(BASE, dropout=True, seed=params.finetune.seed)
-        epochs = params.finetune.epochs_for(has_head)
-        print(f"epochs: {epochs:g} (the head is {'trained' if has_head else 'new'})")
-        train(
-            model,
-            read_windows(WINDOWS),
-            params.finetune,
-            epochs=epochs,
+        launch(
+            params.finetune.processes,
+            "finetune.processes",
+            fine_tune,
+            base=BASE,
+            windows=WINDOWS,
+            out=out,
             checkpoints=checkpoints,
             logs=LOGS,
+            params=params.finetune,
         )
-        save_checkpoint(out, model, BASE)
 
 
 if __name__ == "__main__":

@@ -44,16 +44,15 @@ def main() -> None:
         )
     params = read_params(Params)
 
-    from bert_qa.answering import (  # slow to import, and not by these mistakes
-        answer_csv,
-        answer_one,
-    )
-
     asked = (arguments.model, params.windows, params.decoding, params.infer)
     if question:
+        from bert_qa.answering import answer_one  # slow to import, and not by these mistakes
+
         print(answer_one(*asked, question=question, context=arguments.context).text)
     else:
-        answer_csv(*asked)
+        from bert_qa.answering_tables import Asked, answer_tables
+
+        answer_tables(Asked(*asked))
 
 
 if __name__ == "__main__":

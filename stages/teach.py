@@ -16,9 +16,10 @@ from pathlib import Path
 from bert_qa.checkpoints import best_device, load_model, torch_forward
 from bert_qa.errors import reading, run
 from bert_qa.files import whole_folder
-from bert_qa.params import Checkpoints, Sections, read_params
+from bert_qa.launching import launch
+from bert_qa.params import Checkpoints, Sections, Shared, read_params
 from bert_qa.progress import progress
-from bert_qa.teaching import write_no_teacher, write_teacher
+from bert_qa.teaching import write_no_teacher, write_share, write_teacher
 from bert_qa.unfinished import unfinished
 from bert_qa.window_files import read_windows
 
@@ -28,18 +29,27 @@ OUT = Path("data/teacher")
 
 
 class Params(Sections):
+    train: Shared
     checkpoints: Checkpoints
 
 
 def main() -> None:
-    kept = read_params(Params).checkpoints.other_runs
+    params = read_params(Params)
+    kept = params.checkpoints.other_runs
     with reading(WANTED, "run `dvc repro check_params`"):
         teaches = json.loads(WANTED.read_text(encoding="utf-8"))["teaches"]
     windows = read_windows(WINDOWS).windows
-    with unfinished("teach", [], [FP32, WINDOWS], others=kept) as parts, whole_folder(OUT) as out:
+    inputs = [FP32, WINDOWS]
+    with (
+        unfinished("teach", [params.train], inputs, others=kept) as parts,
+        whole_folder(OUT) as out,
+    ):
         if not teaches:
             write_no_teacher(out / "logits.arrow")
             return
+        if params.train.processes != 1:
+            share = {"folder": FP32, "windows_file": WINDOWS, "parts": parts}
+            launch(params.train.processes, "train.processes", write_share, **share)
         model, _ = load_model(FP32, dropout=False)
         forward = torch_forward(model.to(best_device()))
         with progress("teacher", len(windows), "window") as bar:

@@ -12,15 +12,12 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no 
 
 from pathlib import Path
 
-from bert_qa.checkpoints import best_device
 from bert_qa.errors import run
 from bert_qa.files import whole_folder
+from bert_qa.launching import launch
 from bert_qa.params import Checkpoints, Sections, Train, read_params
-from bert_qa.quantization.nncf_model import fast_quantizers, load_quantized, save_quantized
-from bert_qa.teaching import read_teacher
-from bert_qa.training import train
+from bert_qa.quantization.training import train_quantized
 from bert_qa.unfinished import unfinished
-from bert_qa.window_files import read_windows
 
 PTQ, WINDOWS = Path("models/ptq"), Path("data/windows/train.arrow")
 TEACHER = Path("data/teacher/logits.arrow")
@@ -40,20 +37,18 @@ def main() -> None:
         unfinished("train", [params.train], inputs, others=kept) as checkpoints,
         whole_folder(Path("models/qat")) as out,  # held from here: no second run trains beside
     ):
-        model = load_quantized(PTQ).to(best_device())
-        with fast_quantizers(model):
-            train(
-                model,
-                read_windows(WINDOWS),
-                params.train,
-                epochs=params.train.epochs,
-                checkpoints=checkpoints,
-                logs=LOGS,
-                teacher=read_teacher(TEACHER),
-                distillation_weight=params.train.distillation_weight,
-                distillation_temperature=params.train.distillation_temperature,
-            )
-        save_quantized(out, model, PTQ)
+        launch(
+            params.train.processes,
+            "train.processes",
+            train_quantized,
+            ptq=PTQ,
+            windows=WINDOWS,
+            teacher=TEACHER,
+            out=out,
+            checkpoints=checkpoints,
+            logs=LOGS,
+            params=params.train,
+        )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,23 +293,35 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
     Each process of the tests has its own, from one run of the pipeline.
     """
-    own = tmp_path_factory.getbasetemp()
-    first = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reproduced"
-    with Path(f"{first}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not Path(f"{first}.done").exists():
-            shutil.rmtree(first, ignore_errors=True)
-            first.mkdir()
-            project = Project(first)
-            project.set(**SMALL)
-            output = project.check("dvc", "repro")
-            # Where dvc.lock is that of these sources, `digest` has nothing to do.
-            assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
-            project.commit("reproduced")
-            Path(f"{first}.done").touch()
+
+    def reproduce(folder: Path) -> None:
+        folder.mkdir()
+        project = Project(folder)
+        project.set(**SMALL)
+        output = project.check("dvc", "repro")
+        # Where dvc.lock is that of these sources, `digest` has nothing to do.
+        assert [name for name in ran(output) if name != "digest"] == STAGES[1:]
+        project.commit("reproduced")
+
+    first = _once(tmp_path_factory, "reproduced", reproduce)
     copy = tmp_path_factory.mktemp("pipeline") / "project"
     shutil.copytree(first, copy, symlinks=True)
     return Project.there(copy)
+
+
+def _once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A folder that the first process of the tests to want it makes, for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with Path(f"{folder}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not Path(f"{folder}.done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            Path(f"{folder}.done").touch()
+    return folder
 
 
 @dataclass(frozen=True)
@@ -317,18 +330,34 @@ class Retrained:
 
     project: Project
     ran: list[str]
+    diff: str
+    """Of the digest of `calibrate`, as git shows it."""
+
+    cache: str
+    """DVC's, with the outputs of both commits."""
 
 
 @pytest.fixture(scope="session")
 def retrained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Retrained:
-    """The reproduced project after a `dvc repro` with another learning rate; not to be changed."""
-    project = reproduced.clone(tmp_path_factory.mktemp("retrained") / "project")
-    project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
-    project.check("dvc", "checkout", "-q")
-    project.set(train__learning_rate=3e-5)
-    output = project.check("dvc", "repro")
-    project.commit("another learning rate")
-    return Retrained(project, ran(output))
+    """The reproduced project after an edit of GPTQ and a `dvc repro`; not to be changed."""
+
+    def retrain(folder: Path) -> None:
+        project = reproduced.clone(folder)
+        cache = str(reproduced.folder / ".dvc/cache")
+        project.check("dvc", "cache", "dir", "--local", cache)
+        project.check("dvc", "checkout", "-q")
+        gptq = folder / "bert_qa/quantization/gptq.py"
+        text = gptq.read_text(encoding="utf-8")
+        assert text.count("DAMPING = 0.01") == 1
+        gptq.write_text(text.replace("DAMPING = 0.01", "DAMPING = 0.5"), encoding="utf-8")
+        output = project.check("dvc", "repro")
+        diff = project.git("diff", "-U0", "--", "digests/calibrate.json")
+        project.commit("more damping")
+        Path(f"{folder}.json").write_text(json.dumps([ran(output), diff, cache]), encoding="utf-8")
+
+    folder = _once(tmp_path_factory, "retrained", retrain)
+    made = json.loads(Path(f"{folder}.json").read_text(encoding="utf-8"))
+    return Retrained(Project.there(folder), *made)
 
 
 @pytest.fixture

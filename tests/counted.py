@@ -18,9 +18,9 @@ from bert_qa.params import read_all_params
 
 
 def main() -> None:
-    from bert_qa import csv_table as table
-    from bert_qa.answering import answer_csv
+    from bert_qa.answering_tables import Asked, answer_tables
     from bert_qa.sessions import Sessions
+    from bert_qa.tables import table
 
     model, counts, *further = sys.argv[1:]
     seconds = 0.0
@@ -36,7 +36,7 @@ def main() -> None:
 
     Sessions.forward = counted  # type: ignore[method-assign]
     params = read_all_params()
-    answer_csv(Path(model), params.windows, params.decoding, params.infer)
+    answer_tables(Asked(Path(model), params.windows, params.decoding, params.infer))
 
 
 if __name__ == "__main__":

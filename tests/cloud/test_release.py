@@ -42,14 +42,13 @@ class Released:
 
 @pytest.fixture(scope="module")
 def released(
-    reproduced: Project,
     retrained: Retrained,
     azurite: Azurite,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Released:
     folder = tmp_path_factory.mktemp("release")
     project = clone(retrained.project, folder / "project", azurite)
-    project.check("dvc", "cache", "dir", "--local", str(reproduced.folder / ".dvc/cache"))
+    project.check("dvc", "cache", "dir", "--local", retrained.cache)
     setup = ("python", "-m", "release.set_up", "--account", "local", "--container", "released")
     project.check(*setup)
     made = Released(project, f"file://{folder}/public.git", [], {}, {}, azurite)

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bert_qa import csv_table as table
-from bert_qa.answering import answer_csv, answer_one
+from bert_qa.answering import answer_one
+from bert_qa.answering_tables import Asked, answer_tables
 from bert_qa.errors import UserError
 from bert_qa.params import Params, read_all_params
 from bert_qa.squad import read_questions
+from bert_qa.tables import table
 from tests.conftest import ROOT
 
 CHUNK_ROWS = 40
@@ -81,7 +82,7 @@ class Place:
             write(self.folder / "input.csv", rows, header)
         params = self.params(**infer)
         with contextlib.chdir(self.folder):
-            answer_csv(self.model, params.windows, params.decoding, params.infer)
+            answer_tables(Asked(self.model, params.windows, params.decoding, params.infer))
         return self.output.read_bytes()
 
     def start(self, seconds_a_batch: float = 0.02) -> subprocess.Popen[str]:

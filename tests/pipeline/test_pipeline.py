@@ -31,7 +31,7 @@ from bert_qa.params import read_all_params
 from bert_qa.quantization.overflow_fix import LARGEST_PAIR, largest_pairs
 from bert_qa.sessions import inference_precision
 from bert_qa.squad import Span, read_examples, write_examples
-from tests.conftest import ROOT, STAGES, Project, Retrained, ran
+from tests.conftest import ROOT, Project, ran
 from tests.peers import pipeline_answers
 
 
@@ -230,22 +230,20 @@ def test_a_changed_parameter_reruns_what_it_must_and_no_more(
     assert ran(unchanged.check("dvc", "repro")) == expected
 
 
-def test_a_parameter_of_calibration_concerns_what_calibrates(unchanged: Project) -> None:
-    """What follows a stage that runs: `test_another_learning_rate_leaves_the_calibration`."""
-    unchanged.set(calibrate__smooth_quant_alpha=0.8)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"calibrate__smooth_quant_alpha": 0.8}, {"check_params", "probe", "calibrate", "export"}),
+        ({"train__learning_rate": 3e-5}, {"check_params", "train", "export"}),
+    ],
+)
+def test_a_changed_parameter_concerns_what_reads_it(
+    unchanged: Project, values: dict[str, Any], expected: set[str]
+) -> None:
+    """What follows a stage that runs: `test_an_edit_of_gptq_runs_calibrate_and_what_follows`."""
+    unchanged.set(**values)
     status = json.loads(unchanged.check("dvc", "status", "--json", "dvc.yaml").splitlines()[-1])
-    assert status.keys() == {"check_params", "probe", "calibrate", "export"}
-
-
-def test_another_learning_rate_leaves_the_calibration(retrained: Retrained) -> None:
-    assert retrained.ran == ["check_params", "train", "export", "infer", "evaluate", "package"]
-
-
-def test_repro_by_force_leaves_the_lock_as_it_was(unchanged: Project) -> None:
-    before = (unchanged.folder / "dvc.lock").read_bytes()
-    assert ran(unchanged.check("dvc", "repro", "-f")) == STAGES
-    assert (unchanged.folder / "dvc.lock").read_bytes() == before
-    assert unchanged.git("status", "--porcelain") == ""
+    assert status.keys() == expected
 
 
 @pytest.mark.parametrize(("stage", "output"), [("finetune", "fp32"), ("train", "qat")])

@@ -22,6 +22,7 @@ from bert_qa.windows import LabelledWindows, label_windows, make_windows
 from tests.conftest import ROOT
 
 PARAMS = Finetune(
+    processes=1,
     epochs=2,
     max_steps=None,
     learning_rate=1e-3,
@@ -293,7 +294,7 @@ def test_batches_hold_answers_and_teacher_as_they_are_wanted(
     for taught, with_answers in ((teacher, False), (teacher, True), (None, True)):
         items = _TrainingSet(windows, taught)
         batch = _Collator(0, with_answers)([items[i] for i in range(4)])
-        assert batch.keys() == inputs | (answers if with_answers else set()) | (
+        assert batch.keys() == {"counted"} | inputs | (answers if with_answers else set()) | (
             logits if taught else set()
         )
         if with_answers:

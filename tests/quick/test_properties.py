@@ -14,14 +14,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_qa import csv_table as tables
 from bert_qa.batches import BATCH_TOKENS, make_batches
-from bert_qa.csv_table import WRITTEN, answer_table, check_table
 from bert_qa.files import resumable_file
 from bert_qa.journal import Journal
 from bert_qa.logits import Logits
 from bert_qa.spans import Answer, best_answers
 from bert_qa.squad import Example, Span
+from bert_qa.tables import table as tables
+from bert_qa.tables.rows import WRITTEN
+from bert_qa.tables.table import answer_table, check_table
 from bert_qa.windows import Window, make_windows, padded_length
 
 # Any text that UTF-8 has, with more of what CSV, tokenizers and spreadsheets take for special.

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from bert_qa import csv_table as table
-from bert_qa.csv_table import FORMULA_STARTS, Row, answer_table, check_table
 from bert_qa.errors import UserError
 from bert_qa.files import resumable_file
 from bert_qa.journal import Journal
 from bert_qa.spans import Answer
 from bert_qa.squad import Example
+from bert_qa.tables import table
+from bert_qa.tables.csv_rows import FORMULA_STARTS
+from bert_qa.tables.rows import Row
+from bert_qa.tables.table import answer_table, check_table, waiting_file
 
 
 def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
@@ -31,11 +33,11 @@ def first_word(chunks: Iterable[Sequence[Example]]) -> Iterator[list[Answer]]:
 def answer(
     path: Path, answer_chunks: Any = first_word, *, escape_formulas: bool = False, **checks: Any
 ) -> Path:
-    """Answer a table as `bert_qa.answering.answer_csv` does, but for the model."""
+    """Answer a table as `bert_qa.answering_tables` does, but for the model."""
     output = path.with_name("output.csv")
     with resumable_file(output) as unfinished:
         table = check_table(path, **checks)
-        with Journal(unfinished, "test") as journal:
+        with Journal(waiting_file(table, unfinished), "test") as journal:
             answer_table(table, unfinished, journal, answer_chunks, escape_formulas=escape_formulas)
     return output
 
@@ -250,12 +252,10 @@ def test_what_programs_leave_around_a_table_is_no_row(tmp_path: Path, content: s
     ("content", "says"),
     [
         ("\n\n \n", "empty; expected a header"),
-        ('{"Context": "a", "Question": "b"}\n', "it seems to be JSON: save it as CSV"),
         ("<html><table>", "it seems to be HTML"),
         ("Context|Question\na|b\n", "separated by '|'"),
-        ('{"Context":"a","Question":"b"}\n', "the header: .*; it seems to be JSON: save it as CSV"),
         ('[{"Context": "a"}]', "it seems to be JSON"),
-        (b"PAR1\x15\x04", "a Parquet file; save it as CSV"),
+        (b"PAR1\x15\x04", "no Parquet file that can be read"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch the file"),
         ("Context,Question\na,bc\n", r"row 1: Question has 2 characters, more than infer\.max_"),
         (b"\x1f\x8b\x08", "compressed by gzip"),
@@ -369,7 +369,7 @@ def test_a_table_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 def test_an_input_that_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file; check infer\.input"):
         check_table(tmp_path / "absent.csv")
-    with pytest.raises(UserError, match="a folder; name a CSV file"):
+    with pytest.raises(UserError, match="a folder; name a file"):
         check_table(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
