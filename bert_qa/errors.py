@@ -83,7 +83,7 @@ def run(main: Callable[[], None]) -> None:
             # The reader of our output has gone, as `head` does: Python must not write to it again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
-        if (message := _message(error)) is None:
+        if (message := user_message(error)) is None:
             raise
         print(f"error: {one_line(message)}", file=sys.stderr)
         sys.exit(1)
@@ -134,7 +134,7 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
-def _message(error: BaseException) -> str | None:
+def user_message(error: BaseException) -> str | None:
     """What a person is told of an error; None for a defect."""
     if isinstance(error, UserError):
         return str(error)

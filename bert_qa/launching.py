@@ -7,13 +7,15 @@ the address in the environment that torch's and Azure ML's launchers use. Knows 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
-import re
+import signal
 import sys
 import tempfile
-import warnings
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,7 @@ import torch
 from torch import distributed
 
 from bert_qa.cpu import cores
-from bert_qa.errors import UserError
+from bert_qa.errors import UserError, user_message
 
 Processes = int | Literal["gpu"]
 """How many in all; `gpu` for one a GPU."""
@@ -30,6 +32,11 @@ Processes = int | Literal["gpu"]
 MACHINES, MACHINE = "WORLD_SIZE", "RANK"
 ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
 """How many machines there are, which this one is, and where the first can be reached."""
+
+FIRST = "first.json"
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What torch's launcher handles, and leaves handled."""
 
 MEETING_SECONDS = 1800
 """How long a machine waits for the others, which may still calibrate."""
@@ -44,7 +51,7 @@ class _Machines:
     address: str
 
 
-def launch(processes: Processes, key: str, function: Callable[..., None], **arguments: Any) -> None:
+def launch(processes: Processes, key: str, function: Callable[..., None], **arguments: Any) -> int:
     """Call a function in processes that train together; with one, in this process.
 
     It is called with `arguments` in each, where `torch.distributed` stands for what they share.
@@ -54,6 +61,9 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
         key: the parameter that says so, for errors.
         function: at the top of a module; what it raises as a `UserError` is raised here.
 
+    Returns:
+        How many processes there were on this machine.
+
     Raises:
         UserError: they cannot be started here, or one of them was ended.
     """
@@ -61,14 +71,16 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
     here = _here(processes, key, machines)
     if machines.count * here == 1:
         function(**arguments)
-        return
+        return here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing"):
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    # What the processes inherit: accelerate and torch's C++ warn of what is meant to be so.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // here))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     alone = machines.count == 1
     config = LaunchConfig(
         min_nodes=machines.count,
@@ -82,13 +94,22 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
         max_restarts=0,
         start_method="spawn",
     )
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    heard: signal.Signals | None = None
     with tempfile.TemporaryDirectory() as errors:
         try:
             elastic_launch(config, _call)(errors, here, function, arguments)
         except ChildFailedError as error:
-            raise UserError(_said(Path(errors)) or _ended(error, key)) from None
+            _raise_first(Path(errors))
+            raise UserError(_ended(error, key)) from None
         except SignalException as stopped:
-            raise KeyboardInterrupt from stopped
+            heard = stopped.sigval
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    if heard is not None:
+        signal.raise_signal(heard)  # as if the launcher had not heard it
+    return here
 
 
 def _machines() -> _Machines:
@@ -133,7 +154,6 @@ def _here(processes: Processes, key: str, machines: _Machines) -> int:
 def _call(errors: str, here: int, function: Callable[..., None], arguments: dict[str, Any]) -> None:
     """A process: joins the others, and calls the function."""
     gc.enable()  # turned off by the first lines of the script, which this process imported
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
@@ -143,30 +163,30 @@ def _call(errors: str, here: int, function: Callable[..., None], arguments: dict
         if distributed.is_initialized():
             distributed.barrier()  # or the first to end takes the meeting place with it
             distributed.destroy_process_group()
-    except (UserError, OSError) as error:
-        text = str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
-        (Path(errors) / os.environ["RANK"]).write_text(text, encoding="utf-8")
+    except Exception as error:
+        # Of several the first: that a process went makes errors of another kind in the others.
+        with suppress(FileExistsError), (Path(errors) / FIRST).open("x", encoding="utf-8") as out:
+            message = user_message(error)
+            json.dump([message, "" if message else traceback.format_exc()], out)
         sys.exit(1)
 
 
-def _said(errors: Path) -> str | None:
-    """The mistake that a process found, of several the first."""
-    said = sorted(errors.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    return said[0].read_text(encoding="utf-8") if said else None
+def _raise_first(errors: Path) -> None:
+    """Raise the error that a process found, if one did: a person's mistake, or a defect of ours."""
+    file = errors / FIRST
+    if file.exists():
+        message, text = json.loads(file.read_text(encoding="utf-8"))
+        if message:
+            raise UserError(message)
+        raise RuntimeError(f"in a process that was launched:\n{text}")
 
 
 def _ended(error: Any, key: str) -> str:
     """What to say of a process that ended."""
     rank, failure = error.get_first_failure()
+    how = f"ended with {failure.exitcode}"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
-    else:
-        found = re.search(r"^\s*(\w*(?:Error|Exception): .+)$", str(failure.message), re.MULTILINE)
-        how = (
-            f"ended with {failure.exitcode}: {found[1]}"
-            if found
-            else f"ended with {failure.exitcode}"
-        )
     return (
         f"{key.partition('.')[0]}: process {rank} of those that train together {how}; run the same"
         " command again, which goes on from the last checkpoint"

@@ -30,6 +30,8 @@ def write_teacher(
     windows: WindowSet,
     parts: Path,
     progress: Callable[[int], object] | None = None,
+    *,
+    processes: int = 1,
 ) -> None:
     """Compute the logits of all windows into a file.
 
@@ -38,11 +40,13 @@ def write_teacher(
         parts: a folder for what is done so far, and what an earlier run left there: it must be
             named after teacher and windows.
         progress: called after every batch with its number of windows.
+        processes: among how many `write_share` divided the work.
     """
+    size = _part_size(len(windows), processes)
 
     def chunks() -> Iterator[Columns]:
-        for first in range(0, len(windows), PART):
-            some = windows[first : first + PART]
+        for first in range(0, len(windows), size):
+            some = windows[first : first + size]
             both = _part(parts / f"{first:09}.npz", forward, some, progress)
             stops = np.cumsum(some.lengths)[:-1]
             yield {
@@ -66,11 +70,17 @@ def write_share(folder: Path, windows_file: Path, parts: Path) -> None:
 
     forward = torch_forward(load_model(folder, dropout=False)[0].to(best_device()))
     windows = read_windows(windows_file).windows
-    firsts = range(0, len(windows), PART)[place_here() :: processes_here()]
+    size = _part_size(len(windows), processes_here())
+    firsts = range(0, len(windows), size)[place_here() :: processes_here()]
     with progress("teacher", len(firsts), "part", shown=first_here()) as bar:
         for first in firsts:
-            _part(parts / f"{first:09}.npz", forward, windows[first : first + PART], None)
+            _part(parts / f"{first:09}.npz", forward, windows[first : first + size], None)
             bar.update(1)
+
+
+def _part_size(windows: int, processes: int) -> int:
+    """Windows of a part: fewer than `PART` where some processes would have none."""
+    return max(1, min(PART, -(-windows // processes)))
 
 
 def write_no_teacher(path: Path) -> None:

@@ -47,13 +47,16 @@ def main() -> None:
         if not teaches:
             write_no_teacher(out / "logits.arrow")
             return
+        together = 1
         if params.train.processes != 1:
             share = {"folder": FP32, "windows_file": WINDOWS, "parts": parts}
-            launch(params.train.processes, "train.processes", write_share, **share)
+            together = launch(params.train.processes, "train.processes", write_share, **share)
         model, _ = load_model(FP32, dropout=False)
         forward = torch_forward(model.to(best_device()))
         with progress("teacher", len(windows), "window") as bar:
-            write_teacher(out / "logits.arrow", forward, windows, parts, bar.update)
+            write_teacher(
+                out / "logits.arrow", forward, windows, parts, bar.update, processes=together
+            )
 
 
 if __name__ == "__main__":
