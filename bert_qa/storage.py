@@ -267,12 +267,14 @@ def _azure_error(error: BaseException | None) -> str | None:
     wrapped = error
     while error is not None and not isinstance(error, AzureError):
         error = error.__cause__ or error.__context__
-    if isinstance(error, ClientAuthenticationError) or "AuthenticationFailed" in str(error):
-        return "the credentials are not accepted, or there are none; see `make remote`"
+    refused = isinstance(error, HttpResponseError) and error.status_code in {401, 403}
+    if refused or isinstance(error, ClientAuthenticationError):
+        return (
+            "the credentials are not accepted, or may not do it; see `make remote`, and ask for the"
+            " role Storage Blob Data Contributor"
+        )
     if isinstance(error, ServiceRequestError):
         return "storage does not answer; check the account's name, the network and its firewall"
-    if isinstance(error, HttpResponseError) and error.status_code == 403:
-        return "these credentials may not; ask for the role Storage Blob Data Contributor"
     if error is not None:
         return first_sentence(cast("Exception", error))
     if isinstance(wrapped, ValueError | PermissionError):  # of adlfs itself

@@ -31,6 +31,7 @@ pytest.importorskip("ray", reason="no Ray: pip install 'bert-qa[cluster]'")
 
 COMMAND = Path(sys.executable).parent / "bert-qa"
 RAY = Path(sys.executable).parent / "ray"
+TOKEN = "0123456789abcdef0123456789abcdef"
 ROWS = 24_000
 """A dozen parts."""
 
@@ -69,7 +70,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(temporary: Path) -> dict[str, str]:
     """Of a run with Ray's files, and its logs, in a folder of its own."""
     # Ray's sockets lie there, and the name of a socket has at most 107 characters.
-    return {**os.environ, "RAY_TMPDIR": str(temporary), "XDG_CACHE_HOME": str(temporary)}
+    ours = {"RAY_TMPDIR": str(temporary), "XDG_CACHE_HOME": str(temporary)}
+    return {**os.environ, **ours, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
 
 @pytest.fixture
@@ -239,7 +241,13 @@ class Node:
 
     @classmethod
     def worker(cls, temporary: Path, address: str, ray: Path = RAY) -> Node:
-        return cls(temporary, f"--address={address}", "--object-store-memory=100000000", ray=ray)
+        return cls(
+            temporary,
+            f"--address={address}",
+            "--node-ip-address=127.0.0.1",
+            "--object-store-memory=100000000",
+            ray=ray,
+        )
 
     def kill(self) -> None:
         """End all that the node is, as a machine that is taken away."""
