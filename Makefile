@@ -6,7 +6,7 @@ PEERS := .venv-peers
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PYTEST := $(IN_VENV) python -m pytest
 
-.PHONY: help setup repro test check lint lock peers real hard grid graft benchmark benchmark-large remote push \
+.PHONY: help setup repro test check lint lock peers real hard grid graft benchmark benchmark-large million gpu remote push \
   pull release versions azurite azure-check adapter faults encoders soak kills clean-checkpoints clean
 
 help: ## these lines
@@ -70,6 +70,19 @@ benchmark: $(VENV)/installed $(PEERS)/installed ## speed, memory and accuracy of
 benchmark-large: $(VENV)/installed $(PEERS)/installed ## speed and memory of a model of BERT-large's shape
 	$(IN_VENV) python -m benchmark.random_checkpoint --out models/bert-large-shape
 	$(EXPERIMENT) bert-large --model models/bert-large-shape
+
+# ROWS or MINUTES, whichever comes first, on this machine and then through Ray on it.
+ROWS ?= 1000000
+MINUTES ?= 60
+SOURCE ?= data/sample/validation.json
+
+million: $(VENV)/installed ## a million rows, or an hour of them: speed and memory over time
+	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE)
+	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE) \
+	  --cluster auto --out metrics/million-ray.csv
+
+gpu: $(VENV)/installed ## quantization-aware training steps on a GPU, in eight minutes
+	$(IN_VENV) python -m benchmark.gpu
 
 CONTAINER ?= bert-qa
 

@@ -1,7 +1,8 @@
-"""Write a randomly initialized BERT of a given size, to benchmark it without the real weights.
+"""Write a BERT of a given size with random weights, to run the pipeline at its shape without the real.
 
-Its answers mean nothing; its speed and its memory are those of the shape. `make benchmark-large`
-uses it for BERT-large.
+Its answers mean nothing; its speed and its memory are those of the shape, and its activations have
+a trained model's outliers, which calibration is about. `make benchmark-large` uses it for
+BERT-large.
 """
 
 from __future__ import annotations
@@ -25,6 +26,23 @@ from bert_qa.files import whole_folder
 from bert_qa.intake import build_tokenizer
 
 
+OUTLIERS = 6
+"""Channels that stand out in every layer: trained BERTs have a handful (Kovaleva et al., 2021)."""
+
+
+def add_outliers(model: BertForQuestionAnswering) -> None:
+    """Draw the gains of normalization as training leaves them, with a few channels far out."""
+    width = model.config.hidden_size
+    channels = torch.randperm(width)[:OUTLIERS]
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.copy_(torch.empty(width).log_normal_(-0.2, 0.2))
+                module.bias.copy_(torch.empty(width).normal_(0, 0.1))
+                module.weight[channels] *= 5
+                module.bias[channels] += torch.empty(OUTLIERS).normal_(0, 4)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -39,9 +57,11 @@ def main() -> None:
         max_position_embeddings=512,
     )
     torch.manual_seed(0)
+    model = BertForQuestionAnswering(config)
+    add_outliers(model)
     with whole_folder(arguments.out) as out:
         build_tokenizer(encoder_folder(), out, ENCODER_PACKAGE)
-        BertForQuestionAnswering(config).save_pretrained(out, max_shard_size="1TB")
+        model.save_pretrained(out, max_shard_size="1TB")
     print(f"{arguments.out}: {arguments.layers} layers, {arguments.hidden_size} wide")
 
 

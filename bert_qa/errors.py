@@ -14,10 +14,11 @@ import reprlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+from bert_qa import stage_costs
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
@@ -30,9 +31,6 @@ NAMED = 10
 class UserError(Exception):
     """Something a person can fix: the message is the one line they will read."""
 
-
-TIMES = "STAGE_TIMES"
-"""The environment variable with a file for the time when each script ended: `scripts/repro.py`."""
 
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 """What a script says when a signal ends it."""
@@ -72,7 +70,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-        _note_time()
+        stage_costs.note()
     except BaseException as error:
         # A signal counts before the error: C code makes others of an exception that interrupts it.
         if stopped or isinstance(error, KeyboardInterrupt):
@@ -115,14 +113,6 @@ def deferred_signals() -> Iterator[None]:
             signal.signal(number, handlers[number])
         for held_back in heard:
             signal.raise_signal(held_back)
-
-
-def _note_time() -> None:
-    """Add this script and the time to a file that whoever started it named, see `TIMES`."""
-    file = os.environ.get(TIMES)
-    if file is not None:
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.write(f"{os.path.basename(sys.argv[0])} {time.time()}\n")
 
 
 def _imports(frame: FrameType | None) -> bool:

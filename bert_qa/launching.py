@@ -68,8 +68,8 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
         UserError: they cannot be started here, or one of them was ended.
     """
     machines = _machines()
-    here = _here(processes, key, machines)
-    if machines.count * here == 1:
+    here = 1 if processes == 1 else _here(processes, key, machines)
+    if processes == 1 or machines.count * here == 1:
         function(**arguments)
         return here
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -88,16 +88,23 @@ push_while_running() {
   done
 }
 
-python -m release.mirror_checkpoints watch &
-jobs_started+=($!)
-push_while_running &
-jobs_started+=($!)
+# Of machines that train together the first stands for all: they hold the same.
+first() { [ "${RANK:-0}" -eq 0 ]; }
+
+if first; then
+  python -m release.mirror_checkpoints watch &
+  jobs_started+=($!)
+  push_while_running &
+  jobs_started+=($!)
+fi
 
 # --pull: the run cache came with the names of what earlier machines made; this fetches those that are wanted.
 status=0
 step "$@" --pull || status=$?
 stop
 # After a failure too: the stages before it are done, and another run need not do them again.
-step python -m release.push || status=$((status ? status : $?))
+if first; then
+  step python -m release.push || status=$((status ? status : $?))
+fi
 [ "$status" -eq 0 ] || fail "the run failed with exit status $status: $*"
 echo "done: $*"

@@ -64,6 +64,7 @@ RUNS: list[tuple[list[str], str]] = [
     (["ml.sh", "compute", *WORKSPACE, *OURS], NEW),
     (["ml.sh", "submit", *WORKSPACE, *OURS, *SOURCE, "epochs=1"], ""),
     (["ml.sh", "stream", *WORKSPACE, "some_job"], ""),
+    (["cluster.sh", "up", *OURS, *SOURCE], NEW),
 ]
 
 
@@ -161,6 +162,7 @@ def main() -> None:
         "job.yml": load.load_job(AZURE / "ml/job.yml"),
         "environment.yml": load.load_environment(AZURE / "ml/environment.yml"),
         "compute.yml": load.load_compute(AZURE / "ml/compute.yml"),
+        "answer.yml": load.load_job(AZURE / "ml/answer.yml"),
     }.items():
         print(f"cloud/ml/{name}: a {type(loaded).__name__}")
     sys.exit(wrong > 0)

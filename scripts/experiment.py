@@ -31,6 +31,7 @@ from tabulate import tabulate
 
 from bert_qa.errors import UserError, first_sentence, one_line, run
 from bert_qa.files import whole_file
+from bert_qa.stage_costs import Cost, noted, table
 
 FOLDER = Path("experiments")
 METRICS = "metrics/evaluation.json"
@@ -94,7 +95,11 @@ def main() -> None:
     prefix = f"{arguments.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not experiment.variants:
         command = _command(experiment, prefix, changes, arguments.set)
-        sys.exit(subprocess.run(command, check=False).returncode)  # noqa: S603
+        costs: list[Cost] = []
+        with noted(costs) as environment:
+            done = subprocess.run(command, check=False, env=environment)  # noqa: S603
+        print(table(costs))
+        sys.exit(done.returncode)
     revision = _output("git", "rev-parse", "HEAD").strip()
     names = {f"{prefix}-{_words(variant)}": variant for variant in experiment.variants}
     for name, variant in names.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -423,6 +424,10 @@ def az(tmp_path: Path) -> tuple[str, Path]:
             ["ml.sh", "submit", "--workspace", "abc", *SOURCE, "--revision", "v1", "epochs=1;id"],
             "epochs: found '1;id'",
         ),
+        (["cluster.sh"], "usage: cluster.sh up|answer|down|config"),
+        (["cluster.sh", "up", "--account", "a;b"], "--account: found 'a;b'"),
+        (["cluster.sh", "up", *SOURCE, "--workers", "0"], "--workers: found '0'"),
+        (["cluster.sh", "answer", *SOURCE, "--revision", "v1", "a"], "usage: cluster.sh answer"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_calls_nothing(
@@ -438,7 +443,11 @@ def test_a_wrong_argument_is_one_line_and_calls_nothing(
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        *((script, [flag]) for script in ("vm.sh", "ml.sh", "azurite.sh") for flag in HELP),
+        *(
+            (script, [flag])
+            for script in ("vm.sh", "ml.sh", "cluster.sh", "azurite.sh")
+            for flag in HELP
+        ),
         *(("vm.sh", ["create", flag]) for flag in HELP),
         *(("ml.sh", ["submit", "--workspace", "abc", flag]) for flag in HELP),
     ],
@@ -560,6 +569,64 @@ def test_shellcheck_has_nothing_against_any_script() -> None:
         check=False,
     )
     assert done.stdout + done.stderr == ""
+
+
+def test_ray_s_launcher_takes_the_cluster() -> None:
+    ray = pytest.importorskip("ray", reason="no Ray: pip install 'bert-qa[cluster]'")
+    import jsonschema
+
+    done = vm("cluster.sh", "config", *SOURCE, "--revision", "v1", "--workers", "3")
+    assert done.returncode == 0, done.stderr
+    assert "@" not in done.stdout
+    config = yaml.safe_load(done.stdout)
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(config, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(config | {"max_workers": "3"}, schema)
+    head, worker = (config["available_node_types"][name] for name in ("head", "worker"))
+    assert worker["node_config"]["azure_arm_parameters"]["priority"] == "Spot"
+    assert head["resources"]["CPU"] == 0
+    # As many sessions as `bert-qa answer` is asked for have room on the workers.
+    assert config["max_workers"] == 3
+
+
+def test_azure_ml_s_parallel_job_answers_files(
+    tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry script as Azure ML calls it, but for the installation."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    from bert_qa.params import Decoding, Windows
+    from bert_qa.released_parameters import Released, write_released
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_onnx, model)
+    windows = Windows(max_length=96, doc_stride=16, max_question_length=32)
+    decoding = Decoding(
+        max_answer_length=15, version_2_with_negative=False, null_score_diff_threshold=0.0
+    )
+    write_released(model, Released(windows=windows, decoding=decoding))
+    for name, rows in (("a", "Ada was here,Who?\n"), ("b", ",Who?\n")):
+        (tmp_path / f"{name}.csv").write_text(f"Context,Question\n{rows}")
+    spec = spec_from_file_location("answer_files", AZURE / "ml/answer_files.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    ran = script._run
+    bin_folder = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", bin_folder)
+    monkeypatch.setattr(script, "_run", lambda *command: None)  # pip
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--model", str(model), "--answers", str(tmp_path), "--logging", "INFO"]
+    )
+    script.init()
+    monkeypatch.setattr(script, "_run", ran)
+    monkeypatch.setattr(script.ARGUMENTS, "answers", tmp_path / "out")
+    assert script.run([str(tmp_path / "a.csv")]) == [str(tmp_path / "a.csv")]
+    assert (tmp_path / "out/a.csv").read_text().startswith('"Context","Question","Answer"')
+    with pytest.raises(RuntimeError, match="error: .*row 1: Context is empty"):
+        script.run([str(tmp_path / "b.csv")])
 
 
 def test_the_job_s_inputs_are_by_default_what_params_yaml_has() -> None:

@@ -87,7 +87,11 @@ def test_make_repro_ends_with_what_each_stage_took(unchanged: Project) -> None:
     unchanged.set(infer__max_context_characters=1_999_999)  # which no other test ran with
     said = unchanged.check("python", "scripts/repro.py")
     table = said[said.index("\nstage  ") :].split("\n\n")[0]
-    assert re.findall(r"^(\w+) +[\d.]+$", table, re.MULTILINE) == ["check_params", "infer", "all"]
+    assert re.findall(r"^(\w+) +[\d.]+ +[\d.]+$", table, re.MULTILINE) == [
+        "check_params",
+        "infer",
+        "all",
+    ]
     assert "data/output.csv" in said
     assert "seconds" not in unchanged.check("python", "scripts/repro.py")  # nothing ran
     unchanged.set(infer__provider="none")
