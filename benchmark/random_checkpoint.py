@@ -1,4 +1,4 @@
-"""Write a BERT of a given size with random weights, to run the pipeline at its shape without the real.
+"""Write a BERT of a given size with random weights, to run the pipeline at its shape.
 
 Its answers mean nothing; its speed and its memory are those of the shape, and its activations have
 a trained model's outliers, which calibration is about. `make benchmark-large` uses it for
@@ -24,7 +24,6 @@ from bert_qa.adapter import ENCODER_PACKAGE, encoder_folder
 from bert_qa.errors import run
 from bert_qa.files import whole_folder
 from bert_qa.intake import build_tokenizer
-
 
 OUTLIERS = 6
 """Channels that stand out in every layer: trained BERTs have a handful (Kovaleva et al., 2021)."""

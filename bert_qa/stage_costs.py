@@ -1,4 +1,4 @@
-"""What each script of a run took, in seconds and memory: noted by the scripts, shown by who ran them.
+"""What each script of a run took, in seconds and memory: noted by it, shown by who ran it.
 
 The file of the notes is named in the environment, so that stages which DVC starts find it. Nothing
 of it reaches a tracked output.

@@ -625,7 +625,7 @@ def test_azure_ml_s_parallel_job_answers_files(
     monkeypatch.setattr(script.ARGUMENTS, "answers", tmp_path / "out")
     assert script.run([str(tmp_path / "a.csv")]) == [str(tmp_path / "a.csv")]
     assert (tmp_path / "out/a.csv").read_text().startswith('"Context","Question","Answer"')
-    with pytest.raises(RuntimeError, match="error: .*row 1: Context is empty"):
+    with pytest.raises(RuntimeError, match=r"error: .*row 1: Context is empty"):
         script.run([str(tmp_path / "b.csv")])
 
 

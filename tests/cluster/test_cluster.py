@@ -6,6 +6,7 @@ import csv
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -31,7 +32,7 @@ pytest.importorskip("ray", reason="no Ray: pip install 'bert-qa[cluster]'")
 
 COMMAND = Path(sys.executable).parent / "bert-qa"
 RAY = Path(sys.executable).parent / "ray"
-TOKEN = "0123456789abcdef0123456789abcdef"
+TOKEN = secrets.token_hex(16)
 ROWS = 24_000
 """A dozen parts."""
 
