@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,11 +26,17 @@ from benchmark.contenders import (
 )
 from benchmark.processes import Worker, in_peers, start_seconds
 from benchmark.roofline import account, four_digits
+from bert_qa.cpu import available_memory
 from bert_qa.errors import UserError
 from bert_qa.metrics import mean, score_text
 from bert_qa.params import Benchmark, Language
 from bert_qa.squad import Example
 from bert_qa.windows import Tokenizer, WindowSet, load_tokenizer
+
+CONTENDER_BYTES, CONTENDER_COPIES = 1_500_000_000, 6
+"""Memory of a contender at the most: of its libraries, and of copies of the FP32 model."""
+
+Item = TypeVar("Item")
 
 GROWTH_WORDS = 12
 """Words of a context where tables grow."""
@@ -132,37 +138,46 @@ def measure(
         seconds = start_seconds(name, setting, examples[0].question, examples[0].context)
         figures[name] = Figures(seconds)
         print(f"start: {name}: {seconds:.1f} s", flush=True)
-    names = list(CONTENDERS)
+    groups = _groups(setting)
+    places = {name: place for place, name in enumerate(CONTENDERS)}
     for n in range(params.rounds):
-        with _workers(setting) as workers:
-            for worker in workers.values():
-                worker.ask("answer_table", first, folder / "first-answered.csv")  # loads the model
-            for each in ("first", "second"):
-                for at, name in _rotated(names, n):
-                    seconds = workers[name].ask("answer_table", table, folder / f"{at}.csv")
-                    figure = figures[name]
-                    (figure.table_s if each == "first" else figure.again_s).append(seconds)
-                    figure.peak_mb = workers[name].peak_mb
-                    print(f"round {n + 1}, {each} pass: {name}: {seconds:.1f} s", flush=True)
-    with _workers(setting) as workers:
-        for length, question in questions.items():
-            print(f"one question of {length} tokens, {params.repeats} times", flush=True)
-            for worker in workers.values():
-                worker.ask("answer", *question)  # the first of a length is slower for some
-            for n in range(params.repeats):
-                for _, name in _rotated(names, n):
-                    seconds = workers[name].ask("answer", *question)
-                    figures[name].latencies_s.setdefault(length, []).append(seconds)
+        for names in _rotated(groups, n):
+            with _workers(names, setting) as workers:
+                for worker in workers.values():
+                    worker.ask("answer_table", first, folder / "first-answered.csv")  # loads it
+                for each in ("first", "second"):
+                    for name in _rotated(names, n):
+                        answers = folder / f"{places[name]}.csv"
+                        seconds = workers[name].ask("answer_table", table, answers)
+                        figure = figures[name]
+                        (figure.table_s if each == "first" else figure.again_s).append(seconds)
+                        figure.peak_mb = workers[name].peak_mb
+                        print(f"round {n + 1}, {each} pass: {name}: {seconds:.1f} s", flush=True)
+    for names in groups:
+        with _workers(names, setting) as workers:
+            for length, question in questions.items():
+                print(f"one question of {length} tokens, {params.repeats} times", flush=True)
+                for worker in workers.values():
+                    worker.ask("answer", *question)  # the first of a length is slower for some
+                for n in range(params.repeats):
+                    for name in _rotated(names, n):
+                        seconds = workers[name].ask("answer", *question)
+                        figures[name].latencies_s.setdefault(length, []).append(seconds)
     return figures
 
 
+def _groups(setting: Setting) -> list[list[str]]:
+    """The contenders in groups that memory holds together; those of a group take turns."""
+    size = sum(file.stat().st_size for file in setting.checkpoint.glob("*.safetensors"))
+    most = max(1, available_memory() // (CONTENDER_BYTES + CONTENDER_COPIES * size))
+    names = list(CONTENDERS)
+    return [names[at : at + most] for at in range(0, len(names), most)]
+
+
 @contextmanager
-def _workers(setting: Setting) -> Iterator[dict[str, Worker]]:
+def _workers(names: Sequence[str], setting: Setting) -> Iterator[dict[str, Worker]]:
     with ExitStack() as stack:
-        workers = {}
-        for name in CONTENDERS:
-            workers[name] = stack.enter_context(Worker(name, setting))
-        yield workers
+        yield {name: stack.enter_context(Worker(name, setting)) for name in names}
 
 
 def growth(
@@ -200,11 +215,10 @@ def growth(
     return measured
 
 
-def _rotated(names: Sequence[str], n: int) -> Iterator[tuple[int, str]]:
-    """The contenders from the n-th on: nobody always follows the same neighbour."""
-    for at in range(len(names)):
-        place = (at + n) % len(names)
-        yield place, names[place]
+def _rotated(items: Sequence[Item], n: int) -> list[Item]:
+    """The items from the n-th on: none always follows the same neighbour."""
+    at = n % len(items)
+    return [*items[at:], *items[:at]]
 
 
 def report(figures: Mapping[str, Figures], rows: int) -> dict[str, dict[str, float]]:

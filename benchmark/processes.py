@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,8 @@ class Worker:
             self._connection.send((method, arguments))
             seconds, self.peak_mb = self._connection.recv()
         except (EOFError, OSError):
+            if self._process.wait() == -signal.SIGKILL:
+                raise UserError(f"{self._name}: ended by SIGKILL; memory may be short") from None
             raise UserError(f"{self._name}: cannot answer here; its message is above") from None
         return float(seconds)
 

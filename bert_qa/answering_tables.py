@@ -24,11 +24,12 @@ from bert_qa.files import check_output, fingerprint, resumable_file
 from bert_qa.journal import Journal, Progress
 from bert_qa.progress import progress
 from bert_qa.sessions import MODEL_CACHE
-from bert_qa.storage import find_files, is_url
+from bert_qa.storage import find_files, is_url, same_place
 from bert_qa.tables.parts import (
     NOTES,
     Notes,
     Part,
+    Place,
     Written,
     join_parts,
     output_in_parts,
@@ -36,6 +37,7 @@ from bert_qa.tables.parts import (
     write_part,
 )
 from bert_qa.tables.table import (
+    SUFFIXES,
     Table,
     answer_table,
     answered_chunks,
@@ -76,9 +78,9 @@ class Machines(Protocol):
         """Load the model; say what the answers depend on beside it: how they are computed."""
 
     def answer(
-        self, place: str, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
+        self, place: Place, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
     ) -> Iterator[Written]:
-        """Write parts to a folder, and tell how many rows were answered."""
+        """Write parts, and tell how many rows were answered."""
 
 
 def answer_tables(asked: Asked) -> None:
@@ -162,33 +164,38 @@ def answer_in_parts(asked: Asked, machines: Machines) -> None:
     if not is_url(output):
         check_output(Path(output), "infer.output")
     load_tokenizer(asked.folder)  # what is wrong with it is told before the tables are read
-    with output_in_parts(output, folder=folder) as (place, target):
+    files = {name: file for name, file in files.items() if not file.startswith(f"{output}/")}
+    if any(same_place(file, output) for file in files.values()):
+        raise UserError(f"infer.output: found {output}, which is the input; name another file")
+    with output_in_parts(output, folder=folder) as (parts_folder, target):
         tables = machines.check(files, asked)
         if not folder:
             (table,) = tables.values()
             _check_suffix(table, output)
         parts = plan(tables, folder=folder)
-        states = [(name, table.location, table.state) for name, table in tables.items()]
+        states = [(name, table.state) for name, table in tables.items()]
+        # Neither where the tables lie nor how many sessions there are changes an answer.
+        other = {"input": "-", "output": "-", "sessions": "auto"}
         made_by = fingerprint(
-            [asked.windows, asked.decoding, infer], [*code_of("infer"), asked.folder]
+            [asked.windows, asked.decoding, infer.model_copy(update=other)],
+            [*code_of("infer"), asked.folder],
         )
         computed = machines.open(asked)
-        notes = Notes(place, f"{made_by} {onnxruntime.__version__} {computed} {states}")
+        identity = f"{made_by} {onnxruntime.__version__} {computed} {states}"
+        notes = Notes(parts_folder, identity, parts)
         if notes.outdated:
             _say_outdated(output)
         rows = sum(table.rows for table in tables.values())
         done = sum(written.rows for written in notes.done.values())
         if done:
             print(f"{output}: going on with {rows - done} of {rows} rows")
-        left = [part for part in parts if part.name not in notes.done]
+        left = [part for part in parts if part.number not in notes.done]
         with progress(infer.input, rows, "row", done) as bar:
-            written = [*notes.done.values(), *machines.answer(place, left, asked, bar.update)]
-        if folder:
-            notes.remove()
-        else:
-            join_parts(place, parts, target)
+            written = [*notes.done.values(), *machines.answer(notes.place, left, asked, bar.update)]
+        if not folder:
+            join_parts(notes.place, parts, target)
     if folder:
-        print(f"{output}: {len(parts)} files")
+        print(f"{output}: {len(parts)} file{'s' if len(parts) > 1 else ''}")
     bad = sum(table.bad for table in tables.values())
     _say_written(asked, rows, bad, sum(each.formulas for each in written))
 
@@ -213,22 +220,24 @@ class _ThisMachine:
         return f"{machine()} {self._engine.processors_each}"
 
     def answer(
-        self, place: str, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
+        self, place: Place, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
     ) -> Iterator[Written]:
-        engine, journal = self._engine, None
-        if not is_url(place):
-            journal = self._stack.enter_context(Journal(Path(place) / NOTES / "parts", ""))
-            engine = replace(engine, forward=journal.remember(engine.forward))
-        chunks = answered_chunks(
-            ((part.table, part.begins) for part in parts),
-            partial(engine.answer_chunks, progress=tell),
-            escape_formulas=asked.infer.escape_formulas,
-        )
-        for part in parts:
-            count = len(part.table.chunks)
-            yield write_part(place, part, itertools.islice(chunks, count))
-            if journal is not None:
-                journal.advance(Progress(chunks=journal.progress.chunks + count))
+        engine = self._engine
+        with ExitStack() as stack:
+            journal = None
+            if not is_url(place.folder):
+                journal = stack.enter_context(Journal(Path(place.folder) / NOTES / "parts", ""))
+                engine = replace(engine, forward=journal.remember(engine.forward))
+            chunks = answered_chunks(
+                ((part.table, part.begins) for part in parts),
+                partial(engine.answer_chunks, progress=tell),
+                escape_formulas=asked.infer.escape_formulas,
+            )
+            for part in parts:
+                count = len(part.table.chunks)
+                yield write_part(place, part, itertools.islice(chunks, count))
+                if journal is not None:
+                    journal.advance(Progress(chunks=journal.progress.chunks + count))
 
 
 def check_one(location: str, asked: Asked) -> Table:
@@ -247,7 +256,7 @@ def check_one(location: str, asked: Asked) -> Table:
         name = module_of(table.format, location).NAME
         raise UserError(
             f"infer.escape_formulas: found true; no spreadsheet computes cells of {name}"
-            f" ({location}): set infer.escape_formulas=false"
+            f" ({location}): leave it off"
         )
     return table
 
@@ -256,11 +265,10 @@ def _check_suffix(table: Table, output: str) -> None:
     """Refuse an output whose name says that it has another format than the input."""
     module = module_of(table.format, table.location)
     suffix = Path(output).suffix.lower()
-    known = {"csv", "parquet", "pq", "jsonl", "ndjson", "json"}
-    if suffix[1:] in known and suffix not in module.SUFFIXES:
+    if suffix in SUFFIXES and SUFFIXES[suffix] != table.format:
         raise UserError(
             f"infer.output: {output} would hold {module.NAME}, as the input does; name it"
-            f" {Path(output).stem}{module.SUFFIXES[0]}"
+            f" {Path(output).stem}{module.SUFFIX}"
         )
 
 

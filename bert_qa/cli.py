@@ -131,7 +131,7 @@ def _answer(arguments: argparse.Namespace) -> None:
     for name in ("input", "output"):
         path = getattr(arguments, name)
         if not path:
-            raise UserError(f"{name}: empty; name a CSV file")
+            raise UserError(f"{name}: empty; name a file")
         try:
             path.encode()
         except UnicodeEncodeError:

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from bert_qa.answering_tables import Asked, answer_in_parts, check_one
 from bert_qa.cpu import cores, processors
 from bert_qa.errors import UserError, first_sentence
 from bert_qa.sessions import memory_of_session, processors_of_session
-from bert_qa.tables.parts import Part, Written, read_note, write_part
+from bert_qa.tables.parts import Part, Place, Written, read_note, write_part
 from bert_qa.tables.table import Table, answered_chunks
 
 if TYPE_CHECKING:
@@ -105,15 +105,19 @@ def _connected(address: str) -> Iterator[None]:
             "num_cpus": cores(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
+            "address": "local",  # though another cluster runs here
         }
     else:
         _check_address(address)
         options["address"] = address
+    heard = signal.getsignal(signal.SIGTERM)
     try:
-        with _stderr_closed():
+        with _stderr_silenced():
             ray.init(**options)
     except Exception as error:  # of a dozen types
         raise UserError(f"--cluster: {_not_connected(address, error)}") from None
+    finally:
+        signal.signal(signal.SIGTERM, heard)  # Ray's own handler ends the process without a word
     logging.getLogger("ray").setLevel(logging.FATAL)
     logging.getLogger("ray.data").setLevel(logging.FATAL)
     context = DataContext.get_current()
@@ -126,7 +130,7 @@ def _connected(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stderr_closed() -> Iterator[None]:
+def _stderr_silenced() -> Iterator[None]:
     """Keep what Ray's C++ writes of its own logging from the terminal."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -284,11 +288,12 @@ class _Cluster:
             )
         sessions = asked.infer.sessions
         if sessions != "auto" and sessions > room:
-            raise UserError(
-                f"infer.sessions: found {sessions}; the cluster has room for {room}: set auto or"
-                " fewer, or add nodes"
+            print(
+                f"--sessions: the cluster has room for {room} of {sessions} now; more start when"
+                " nodes are added"
             )
         self._size = room if sessions == "auto" else sessions
+        self._first = min(self._size, room)
         files = {file.name: file.read_bytes() for file in asked.folder.iterdir() if file.is_file()}
         self._model = ray.put(files)
         return f"{self._each}"
@@ -299,7 +304,7 @@ class _Cluster:
         )
 
     def answer(
-        self, place: str, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
+        self, place: Place, parts: Sequence[Part], asked: Asked, tell: Callable[[int], object]
     ) -> Iterator[Written]:
         """Answer parts, whatever the order in which they end.
 
@@ -319,10 +324,10 @@ class _Cluster:
                 fruitless = fruitless + 1 if len(left) == before else 0
                 if isinstance(error, RayTaskError) or fruitless >= FRUITLESS:
                     raise
-                self._size = max(1, min(self._size, self._room(_nodes())))
+                self._first = max(1, min(self._size, self._room(_nodes())))
 
     def _run(
-        self, place: str, parts: Sequence[Part], asked: Asked
+        self, place: Place, parts: Sequence[Part], asked: Asked
     ) -> Iterator[tuple[str, Written]]:
         size = min(self._size, len(parts))
         rows = [{"part": part} for part in parts]
@@ -330,7 +335,10 @@ class _Cluster:
             _Session,
             fn_constructor_args=(place, asked, [self._model], self._each),
             compute=ActorPoolStrategy(
-                min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2
+                min_size=1,
+                max_size=size,
+                initial_size=min(size, self._first),
+                max_tasks_in_flight_per_actor=2,
             ),
             num_cpus=self._each,
             memory=self._memory,
@@ -342,7 +350,7 @@ class _Cluster:
 class _Session:
     """An actor: one session of the model, on its share of its node's processors."""
 
-    def __init__(self, place: str, asked: Asked, model: list[Any], each: int) -> None:
+    def __init__(self, place: Place, asked: Asked, model: list[Any], each: int) -> None:
         self._place, self._asked = place, asked
         self._share = _pin(each)
         with _model_folder(asked.folder, ray.get(model[0])) as folder:
@@ -362,7 +370,7 @@ class _Session:
         if written is None:
             chunks = answered_chunks(
                 [(part.table, part.begins)],
-                partial(self._engine.answer_chunks),
+                self._engine.answer_chunks,
                 escape_formulas=self._asked.infer.escape_formulas,
             )
             written = write_part(self._place, part, chunks)
@@ -393,8 +401,9 @@ def _pin(each: int) -> int | None:
 @contextmanager
 def _model_folder(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
     """The model's folder, here if it is there, or from its files while the block runs."""
-    if all((folder / name).is_file() for name in files) and all(
-        (folder / name).stat().st_size == len(content) for name, content in files.items()
+    if all(
+        (folder / name).is_file() and (folder / name).read_bytes() == content
+        for name, content in files.items()
     ):
         yield folder
         return

@@ -83,8 +83,7 @@ def to_onnx(model: nn.Module, examples: WindowSet, metadata: Mapping[str, str]) 
             output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*names, *OUTPUTS)},
         )
-        exported = onnx.load_model(str(file))
-    graph = _fold_quantized_weights(exported)
+        graph = _fold_quantized_weights(file)
     onnx.helper.set_model_props(graph, {key: metadata[key] for key in sorted(metadata)})
     return graph
 
@@ -121,14 +120,14 @@ class _MainIdentityElimination(onnx_ir.passes.InPlacePass):  # type: ignore[misc
         return onnx_ir.passes.PassResult(model, modified=bool(found))
 
 
-def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace each QuantizeLinear of a constant by what it computes.
+def _fold_quantized_weights(file: Path) -> onnx.ModelProto:
+    """Replace each QuantizeLinear of a constant in an exported file by what it computes.
 
     torch leaves some scales and zero points behind Constant and Identity nodes, where NNCF's pass
     does not look for them: make them initializers first. A weight that several layers call, as in
     ALBERT, is quantized once for each: all of them are made one, and it is stored once.
     """
-    model = onnx_ir.from_proto(graph)
+    model = onnx_ir.from_proto(onnx.load_model(str(file)))
     onnx_ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         _MainIdentityElimination(),
@@ -142,6 +141,7 @@ def _fold_quantized_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
             passes.RemoveUnusedNodesPass(),
         )(model)
     graph = onnx_ir.to_proto(model)
+    del model  # and with it the tensors as they were read: of a large model, gigabytes
     compress_quantize_weights_transformation(graph)
     constants = {tensor.name for tensor in graph.graph.initializer}
     for node in graph.graph.node:
@@ -178,8 +178,8 @@ def write_folder(folder: Path, graph: onnx.ModelProto, checkpoint: Path) -> None
     copy_tokenizer(checkpoint, folder)
 
 
-def relative_difference(graph: onnx.ModelProto, model: nn.Module, windows: WindowSet) -> float:
-    """How far the ONNX graph is from the torch model on the same windows.
+def relative_difference(folder: Path, model: nn.Module, windows: WindowSet) -> float:
+    """How far the graph in a folder that `write_folder` wrote is from the torch model's logits.
 
     ONNX Runtime runs the graph as it is written, without fusing anything, so that what is compared
     is the graph and not a kernel.
@@ -190,7 +190,7 @@ def relative_difference(graph: onnx.ModelProto, model: nn.Module, windows: Windo
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
 
     def forward(
@@ -200,6 +200,7 @@ def relative_difference(graph: onnx.ModelProto, model: nn.Module, windows: Windo
         return start, end
 
     ours = run_windows(forward, windows)
+    del session
     return relative_rms(ours, run_windows(torch_forward(model), windows))
 
 

@@ -57,7 +57,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: a file, where a folder is written; move it away")
     with _held(path, folder=True) as partial:
-        _empty(partial)
+        empty_folder(partial)
         yield partial
         _replace_folder(partial, path)
 
@@ -80,19 +80,27 @@ def resumable_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable_folder(path: Path) -> Iterator[Path]:
+def resumable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to write to that survives a failure, for the next run to go on from.
 
     When the block ends it is renamed to `path`.
 
+    Args:
+        replace: whether it may take the place of a folder with files.
+
     Raises:
-        UserError: as in `whole_file`, or `path` is there already.
+        UserError: as in `whole_file`, or `path` is a folder that it cannot take the place of.
     """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: not an empty folder; name a new one, or remove it")
+    named, path = path, Path(os.path.realpath(path))
+    if Path.cwd().is_relative_to(path) or os.path.ismount(path):
+        raise UserError(f"{named}: a folder that cannot be replaced; name a new one in it")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{named}: a file, where a folder is written; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not replace:
+        raise UserError(f"{named}: not an empty folder; name a new one, or remove it")
     with _held(path, folder=True, keep=True) as partial:
         yield partial
-        os.replace(partial, path)
+        _replace_folder(partial, path)
 
 
 def _regular(path: Path) -> Path:
@@ -173,8 +181,8 @@ def lock(partial: Path, *, folder: bool) -> int | None:
             # Its holder renamed or removed it meanwhile: try again.
 
 
-def _empty(folder: Path) -> None:
-    """Remove all that a folder holds, but not the folder, which is locked."""
+def empty_folder(folder: Path) -> None:
+    """Remove all that a folder holds, but not the folder, which may be locked."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -14,8 +14,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ import torch
 from torch import distributed
 
 from bert_qa.cpu import cores
-from bert_qa.errors import UserError, user_message
+from bert_qa.errors import UserError, first_sentence, user_message
 
 Processes = int | Literal["gpu"]
 """How many in all; `gpu` for one a GPU."""
@@ -34,6 +34,9 @@ ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
 """How many machines there are, which this one is, and where the first can be reached."""
 
 FIRST = "first.json"
+
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Connection refused")
+"""What the others say where a process went, or a machine."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """What torch's launcher handles, and leaves handled."""
@@ -70,7 +73,8 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
     machines = _machines()
     here = 1 if processes == 1 else _here(processes, key, machines)
     if processes == 1 or machines.count * here == 1:
-        function(**arguments)
+        with _alone():
+            function(**arguments)
         return here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -100,8 +104,15 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
         try:
             elastic_launch(config, _call)(errors, here, function, arguments)
         except ChildFailedError as error:
-            _raise_first(Path(errors))
+            _, failure = error.get_first_failure()
+            if failure.exitcode >= 0:
+                _raise_first(Path(errors), key)
             raise UserError(_ended(error, key)) from None
+        except (distributed.DistNetworkError, distributed.DistStoreError) as error:
+            raise UserError(
+                f"{key}: the machines did not meet at {machines.address}"
+                f" ({first_sentence(error)}); start the same command on all {machines.count}"
+            ) from None
         except SignalException as stopped:
             heard = stopped.sigval
         finally:
@@ -112,9 +123,23 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
     return here
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hide that there are other machines from accelerate, which would look for them."""
+    names = (MACHINES, MACHINE, ADDRESS, PORT, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 def _machines() -> _Machines:
+    for name in (MACHINES, MACHINE, PORT):
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"{name}: found {os.environ[name]!r}; set a number, or unset it")
     count = int(os.environ.get(MACHINES, "1"))
-    if count == 1:
+    if count <= 1:
         return _Machines(1, 0, "")
     missing = [name for name in (MACHINE, ADDRESS, PORT) if name not in os.environ]
     if missing:
@@ -167,18 +192,24 @@ def _call(errors: str, here: int, function: Callable[..., None], arguments: dict
         # Of several the first: that a process went makes errors of another kind in the others.
         with suppress(FileExistsError), (Path(errors) / FIRST).open("x", encoding="utf-8") as out:
             message = user_message(error)
-            json.dump([message, "" if message else traceback.format_exc()], out)
+            lost = isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)
+            json.dump([message, "" if message or lost else traceback.format_exc()], out)
         sys.exit(1)
 
 
-def _raise_first(errors: Path) -> None:
+def _raise_first(errors: Path, key: str) -> None:
     """Raise the error that a process found, if one did: a person's mistake, or a defect of ours."""
     file = errors / FIRST
     if file.exists():
         message, text = json.loads(file.read_text(encoding="utf-8"))
         if message:
             raise UserError(message)
-        raise RuntimeError(f"in a process that was launched:\n{text}")
+        if text:
+            raise RuntimeError(f"in a process that was launched:\n{text}")
+        raise UserError(
+            f"{key.partition('.')[0]}: a process of those that train together was lost; run the"
+            " same command again, which goes on from the last checkpoint"
+        )
 
 
 def _ended(error: Any, key: str) -> str:

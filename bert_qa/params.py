@@ -173,7 +173,7 @@ class Shared(BaseModel):
 
 
 class Infer(_Section):
-    """CSV inference."""
+    """Inference on a table."""
 
     input: Name
     output: Name

@@ -67,4 +67,5 @@ def table(costs: list[Cost]) -> str:
         return ""
     most = max(cost.gigabytes for cost in costs)
     rows = [*costs, Cost("all", sum(cost.seconds for cost in costs), most)]
-    return tabulate(rows, headers=["stage", "seconds", "GB at most"], floatfmt=".1f")
+    shown: str = tabulate(rows, headers=["stage", "seconds", "GB at most"], floatfmt=".1f")
+    return shown

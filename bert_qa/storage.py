@@ -6,20 +6,24 @@ Finds files, opens them and writes them whole. Knows nothing of what is in them.
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from bert_qa.errors import UserError, first_sentence
-from bert_qa.files import whole_file
+from bert_qa.files import same_file, whole_file
 
 SCHEMES = ("abfs", "abfss", "az")
 CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"  # noqa: S105  the variable's name
 ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
+
+BLOCK_BYTES, BUFFER_BYTES = 4 << 20, 1 << 18
+"""What a request to Azure Storage fetches, and what a line is looked for in."""
 
 State = tuple[Any, ...]
 """What changes with the content of a file."""
@@ -51,14 +55,15 @@ def find_files(location: str) -> dict[str, str] | None:
         system, path = _system(location)
         with _explained(location):
             if _PATTERN.search(path):
-                root, found = _root(path), system.glob(path)
+                root, infos = _root(path), list(system.glob(path, detail=True).values())
             elif system.isdir(path):
-                root, found = path, system.ls(path, detail=False)
+                root, infos = path, system.ls(path, detail=True, refresh=True)
             else:
                 return None
-            scheme = location.partition("://")[0]
-            found = [f"{scheme}://{file}" for file in found if system.isfile(file)]
-            root = f"{scheme}://{root}"
+        # As the location spells them: it may name the account.
+        begins = location.removesuffix(path)
+        found = [f"{begins}{info['name']}" for info in infos if info["type"] == "file"]
+        root = f"{begins}{root}"
     elif os.path.lexists(location) and not os.path.isdir(location):
         return None
     elif os.path.isdir(location):
@@ -97,8 +102,10 @@ def open_file(location: str) -> Iterator[BinaryIO]:
             yield file
         return
     system, path = _system(location)
-    with _explained(location), system.open(path, "rb") as file:
-        yield file
+    with _explained(location):
+        file = system.open(path, "rb", block_size=BLOCK_BYTES)
+    with file, io.BufferedReader(file, BUFFER_BYTES) as buffered:
+        yield buffered
 
 
 def state_of(location: str) -> State:
@@ -110,8 +117,7 @@ def state_of(location: str) -> State:
     if is_url(location):
         system, path = _system(location)
         with _explained(location):
-            system.invalidate_cache(path)
-            found = system.info(path)
+            found = system.info(path, refresh=True)
         if found["type"] != "file":
             raise UserError(f"{location}: a folder; name a file")
         return found["size"], str(found.get("etag")), str(found.get("last_modified"))
@@ -126,7 +132,7 @@ def state_of(location: str) -> State:
             " save the table to a file"
         )
     status = file.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns  # which are the same on all machines that share it
 
 
 def write_file(location: str, content: bytes) -> None:
@@ -167,35 +173,48 @@ def writing(location: str) -> Iterator[BinaryIO]:
         file.close()
 
 
-def files_below(location: str) -> dict[str, int]:
-    """The sizes of all files below a folder, by their names there; none if there is no folder."""
+def files_below(location: str, prefix: str = "") -> dict[str, int]:
+    """The sizes of all files below a folder, by their names there; none if there is no folder.
+
+    Args:
+        prefix: of the names.
+    """
     if not is_url(location):
         root = Path(location)
         return {
             str(file.relative_to(root)): file.stat().st_size
-            for file in root.rglob("*")
+            for file in root.rglob(f"{prefix}*")
             if file.is_file()
         }
     system, path = _system(location)
     with _explained(location):
         system.invalidate_cache(path)
         try:
-            found = system.find(path, detail=True)
+            found = system.find(path, detail=True, prefix=prefix)
         except FileNotFoundError:
             return {}
+    if not isinstance(found, dict):  # what adlfs gives for a file
+        raise UserError(f"{location}: a file, where a folder is written; name another")
     return {
         name.removeprefix(path).lstrip("/"): int(info["size"] or 0) for name, info in found.items()
     }
 
 
-def remove_below(location: str) -> None:
-    """Remove a folder of Azure Storage with all its files, if it is there."""
+def remove_files(location: str, names: Iterable[str]) -> None:
+    """Remove files below a folder of Azure Storage, where they are there."""
     system, path = _system(location)
     with _explained(location, "delete"):
-        names = [f"{path.rstrip('/')}/{name}" for name in files_below(location)]
-        if names:
-            system.rm(names)
+        for name in names:
+            with suppress(FileNotFoundError):
+                system.rm_file(f"{path.rstrip('/')}/{name}")
         system.invalidate_cache()
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two locations are one, however they are spelt."""
+    if is_url(one) and is_url(other):
+        return bool(_system(one)[1] == _system(other)[1])
+    return not is_url(one) and not is_url(other) and same_file(one, other)
 
 
 def _system(location: str) -> tuple[Any, str]:
@@ -216,8 +235,7 @@ def _system(location: str) -> tuple[Any, str]:
         ) from None
     with _explained(location):
         system = fsspec.filesystem(scheme, **_credentials(location))
-    assert isinstance(system, AzureBlobFileSystem)  # noqa: S101  which the schemes stand for
-    return system, system._strip_protocol(location)
+        return system, AzureBlobFileSystem._strip_protocol(location)
 
 
 def _credentials(location: str) -> dict[str, Any]:
@@ -225,16 +243,22 @@ def _credentials(location: str) -> dict[str, Any]:
 
     A managed identity and `az login` are among what `DefaultAzureCredential` tries.
     """
-    if (whole := os.environ.get(CONNECTION_STRING)) is not None:
-        return {"connection_string": whole}
     found = re.search(r"@([a-z0-9]{3,24})\.(?:dfs|blob)\.", location)
+    if whole := os.environ.get(CONNECTION_STRING):
+        theirs = re.search(r"(?:^|;)AccountName=([^;]+)", whole)
+        if found and theirs and theirs[1] != found[1]:
+            raise UserError(
+                f"{location}: {CONNECTION_STRING} is of the account {theirs[1]}; give the one, or"
+                " unset the other"
+            )
+        return {"connection_string": whole}
     account = found[1] if found else next(filter(None, map(os.environ.get, ACCOUNTS)), None)
     if account is None:
         raise UserError(
             f"{location}: no storage account: set {CONNECTION_STRING} or {ACCOUNTS[0]} in the"
             " environment, or name it: abfs://container@account.dfs.core.windows.net/path"
         )
-    if (token := os.environ.get(SAS_TOKEN)) is not None:
+    if token := os.environ.get(SAS_TOKEN):
         return {"account_name": account, "sas_token": token}
     return {"account_name": account, "anon": False}
 

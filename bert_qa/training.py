@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import PartialState
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import extract_model_from_parallel
 from dvclive import Live
@@ -156,14 +157,17 @@ def train(
             f"params.yaml: {section}.batch_size: found {params.batch_size}, which {together}"
             " processes cannot share equally; set a multiple"
         )
+    on_gpu = torch.cuda.is_available()
+    backend = None if together == 1 else "nccl" if on_gpu else "gloo"
+    if backend is not None:
+        PartialState(cpu=not on_gpu, backend=backend)  # the processes meet
     bf16 = use_bf16(params)
     if bf16 and params.precision == "auto":
-        bf16 = runs_in_bf16(model, labelled.windows)
-        if not bf16:
+        bf16 = _all(runs_in_bf16(model, labelled.windows))
+        if not bf16 and first_here():
             kind = model.config.model_type
             print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    on_gpu = torch.cuda.is_available()
     settings = TrainingArguments(
         output_dir=str(keep),
         per_device_train_batch_size=params.batch_size // together,
@@ -174,7 +178,7 @@ def train(
         weight_decay=params.weight_decay,
         bf16=bf16,
         use_cpu=not on_gpu,
-        ddp_backend=None if together == 1 else "nccl" if on_gpu else "gloo",
+        ddp_backend=backend,
         seed=params.seed,
         save_strategy="steps",
         save_steps=params.save_steps,
@@ -207,6 +211,15 @@ def train(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
+
+
+def _all(here: bool) -> bool:
+    """Whether something holds in all processes that train together."""
+    if not distributed.is_initialized():
+        return here
+    everywhere = [False] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, here)
+    return all(everywhere)
 
 
 @contextmanager

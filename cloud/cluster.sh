@@ -92,10 +92,9 @@ answer() {
   trap "rm -f '$file'" EXIT
   config >"$file"
   ray rsync-up "$file" "$model/" "model/"
-  # In tmux on the head: it goes on when this terminal closes, and the same command goes on with what is left.
-  ray exec "$file" --tmux "RAY_AUTH_MODE=token AZURE_STORAGE_ACCOUNT=$account AZURE_CLIENT_ID=$client_id \
+  # Closed or killed, the same command goes on with what is left.
+  ray exec "$file" "RAY_AUTH_MODE=token AZURE_STORAGE_ACCOUNT=$account AZURE_CLIENT_ID=$client_id \
 venv/bin/bert-qa answer '$input' -o '$output' --model model --cluster \$(hostname -I | cut -d' ' -f1):6379 --sessions $((workers * 4))"
-  ray attach "$file" --tmux
 }
 
 "$action"

@@ -3,7 +3,7 @@
 # `scripts/check_pythons.sh`. Says on which they ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests=(tests/quick/test_{batches,journal,metrics,spans,csv_table,unfinished,words}.py)
+tests=(tests/quick/test_{batches,journal,metrics,spans,tables,unfinished,words}.py)
 tools=$(grep -oE '^(pytest|hypothesis|pyyaml)==[^ ;]+' requirements.txt)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -59,11 +59,12 @@ def main() -> None:
             metadata = describe(sources, files, made_by)
             fp32 = name == "fp32"
             model = load_model(source, dropout=True)[0] if fp32 else load_quantized(source)
-            graph = to_onnx(model if fp32 else strip(model, windows), windows[:2], metadata)
-            difference = relative_difference(graph, model, windows)
+            exported = model if fp32 else strip(model, windows)
+            write_folder(outs[name], to_onnx(exported, windows[:2], metadata), source)
+            del exported
+            difference = relative_difference(outs[name], model, windows)
             print(f"{name}: differs from torch by {difference:.1e} of its logits", flush=True)
             check_same(FOLDERS[name], difference, LIMITS[name])
-            write_folder(outs[name], graph, source)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bert_qa.errors import UserError
 from bert_qa.formats import LONGEST, other_format
 from bert_qa.spans import Answer
 from bert_qa.tables.rows import (
+    BOM,
     ERROR,
     NO_ANSWER,
     READ,
@@ -33,13 +34,11 @@ from bert_qa.tables.rows import (
 )
 
 NAME = "CSV"
-SUFFIXES: tuple[str, ...] = (".csv",)
+SUFFIX = ".csv"
 JOINED = True
 
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  # full-width forms count as well
 """What a cell begins with that spreadsheets take for a formula (OWASP, CSV Injection)."""
-
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)

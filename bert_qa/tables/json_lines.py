@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 from bert_qa.errors import UserError, shown
 from bert_qa.spans import Answer
 from bert_qa.tables.rows import (
+    BOM,
     ERROR,
     NO_ANSWER,
     READ,
@@ -21,10 +23,8 @@ from bert_qa.tables.rows import (
 )
 
 NAME = "JSON Lines"
-SUFFIXES: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
+SUFFIX = ".jsonl"
 JOINED = True
-
-BOM = b"\xef\xbb\xbf"
 
 
 def columns(file: BinaryIO, path: str, reserved: Sequence[str]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def records(
 
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
-        found = json.loads(line.decode())
+        found = json.loads(line.decode(), object_pairs_hook=_pairs, parse_float=_finite)
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise UserError(f"{place}: not UTF-8 (byte {byte:#04x}); save it as UTF-8") from None
@@ -61,9 +61,25 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     return found
 
 
+class _Twice(dict[str, Any]):
+    """An object in which a key stands twice, of which `dict` keeps the last."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Twice(found)
+
+
+def _finite(text: str) -> float:
+    """A number that can be written again."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
 def _record(begins: int, found: dict[str, Any], size: int, ours: dict[str, str]) -> Record:
     names = [ours.get(name.strip().lower(), name) for name in found]
-    error = None
+    error = "a key stands in it twice" if isinstance(found, _Twice) else None
     for name in (*READ, *ours.values()):
         if names.count(name) > 1:
             error = f"more than one {name}"
@@ -71,7 +87,9 @@ def _record(begins: int, found: dict[str, Any], size: int, ours: dict[str, str])
             error = f"{name!r} is reserved for the output; rename it"
     kept = dict(zip(names, found.values(), strict=True))
     further = {name: value for name, value in kept.items() if name not in ours.values()}
-    return Record(begins, kept.get("Context"), kept.get("Question"), further, size, error)
+    reserved = [name for name in kept if name in ours.values() and name not in READ]
+    lost = f"; left out: {', '.join(reserved)}" if reserved else ""
+    return Record(begins, kept.get("Context"), kept.get("Question"), further, size, error, lost)
 
 
 def encode(

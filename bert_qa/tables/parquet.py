@@ -29,7 +29,7 @@ from bert_qa.tables.rows import (
 )
 
 NAME = "Parquet"
-SUFFIXES: tuple[str, ...] = (".parquet", ".pq")
+SUFFIX = ".parquet"
 JOINED = False
 
 MAGIC = b"PAR1"
@@ -72,9 +72,10 @@ def records(
                 named = batch.rename_columns(columns.names)
                 contexts, questions = (named.column(name).to_pylist() for name in READ)
                 rest = named.select(further)
+                each = rest.nbytes // max(1, len(rest))
                 for at, (context, question) in enumerate(zip(contexts, questions, strict=True)):
                     if position is None or row >= position:
-                        size = len(context or "") + len(question or "")
+                        size = len(context or "") + len(question or "") + each
                         yield Record(row, context, question, rest.slice(at, 1), size)
                     row += 1
         except (pa.ArrowException, UnicodeDecodeError) as error:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bert_qa.errors import UserError
-from bert_qa.files import resumable_file, resumable_folder
+from bert_qa.files import empty_folder, resumable_file, resumable_folder
 from bert_qa.storage import (
     files_below,
     is_url,
     open_file,
-    remove_below,
+    remove_files,
     write_file,
     writing,
 )
@@ -45,12 +46,14 @@ class Part:
     """Some chunks of one table.
 
     Attributes:
+        number: its place among all parts.
         name: of its file, below the folder of parts.
         table: these chunks of it.
         begins: whether a file of the output begins with it.
         whole: whether its file is one of the output's format, or chunks as they are encoded.
     """
 
+    number: int
     name: str
     table: Table
     begins: bool
@@ -87,13 +90,14 @@ def plan(tables: Mapping[str, Table], *, folder: bool) -> list[Part]:
     parts: list[Part] = []
     for name, table in tables.items():
         path = PurePosixPath(name)
-        suffix = module_of(table.format, table.location).SUFFIXES[0]
+        suffix = module_of(table.format, table.location).SUFFIX
         begins = range(0, len(table.chunks), most)
         for number, first in enumerate(begins):
             several = f"-{number:05}" if len(begins) > 1 else ""
             file = str(path.with_name(f"{path.stem}{several}{suffix}"))
             parts.append(
                 Part(
+                    len(parts),
                     file if folder else f"{len(parts):07}",
                     table.part(first, first + most),
                     begins=folder or not parts,
@@ -104,6 +108,24 @@ def plan(tables: Mapping[str, Table], *, folder: bool) -> list[Part]:
     if times > 1:
         raise UserError(f"infer.input: two files would be answered into {often}; rename one")
     return parts
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the parts of a run are written, with the notes of what is done.
+
+    Attributes:
+        folder: of the parts.
+        run: stands for the input, the model and all else that the answers depend on.
+    """
+
+    folder: str
+    run: str
+
+    @property
+    def notes(self) -> str:
+        """The folder of this run's notes."""
+        return f"{self.folder}/{NOTES}/{self.run}"
 
 
 @contextmanager
@@ -125,8 +147,10 @@ def output_in_parts(output: str, *, folder: bool) -> Iterator[tuple[str, str]]:
     if not is_url(output):
         path = Path(output)
         if folder:
-            with resumable_folder(path) as partial:
+            # DVC keeps what a run writes until the next run replaces it.
+            with resumable_folder(path, replace="DVC_STAGE" in os.environ) as partial:
                 yield str(partial), ""
+            shutil.rmtree(path / NOTES)
         else:
             with resumable_file(path) as partial:
                 yield str(partial.parent), str(partial)
@@ -135,69 +159,96 @@ def output_in_parts(output: str, *, folder: bool) -> Iterator[tuple[str, str]]:
         if found and not any(name.startswith(f"{NOTES}/") for name in found):
             raise UserError(f"{output}: not an empty folder; name a new one, or remove it")
         yield output, ""
+        _remove_notes(output)
     else:
         parent, _, name = output.rpartition("/")
-        yield f"{parent}/.{name}.partial", output
-        remove_below(f"{parent}/.{name}.partial")
+        place = f"{parent}/.{name}.partial"
+        yield place, output
+        remove_files(place, [name for name in files_below(place) if not name.startswith(NOTES)])
+        _remove_notes(place)
+
+
+def _remove_notes(folder: str) -> None:
+    """Remove the notes of a run in Azure Storage; the plan last, which says what the others are."""
+    names = files_below(f"{folder}/{NOTES}")
+    remove_files(f"{folder}/{NOTES}", [*(name for name in names if name != PLAN), PLAN])
 
 
 class Notes:
     """What is done of a run, in a folder beside its parts.
 
+    A part's note is a file whose name says it all: of a run of 100,000 parts that goes on, two
+    listings tell what is left.
+
     Attributes:
-        done: by the names of parts.
+        place: where the run's parts are written.
+        done: by the numbers of parts.
         outdated: whether there was the work of another run, now removed.
     """
 
-    def __init__(self, folder: str, identity: str) -> None:
+    def __init__(self, folder: str, identity: str, parts: Sequence[Part]) -> None:
         """Read the notes of a run, or begin them.
 
         Args:
             folder: of the parts.
             identity: names the input, the model and all else that the answers depend on.
+            parts: as they are planned.
         """
-        self._folder = _notes(folder)
-        content = json.dumps({"identity": identity}).encode()
+        run = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        self.place = Place(folder, run)
+        plan = f"{folder}/{NOTES}/{PLAN}"
+        content = {"run": run, "parts": [part.name for part in parts]}
+        there = PLAN in files_below(f"{folder}/{NOTES}")
+        found = json.loads(_read(plan)) if there else None
+        self.outdated = found is not None and found != content
+        self.done: dict[int, Written] = {}
+        if found != content:
+            _remove_run(folder, found)
+            write_file(plan, json.dumps(content).encode())
+            return
         sizes = files_below(folder)
-        found = [name for name in sizes if name.startswith(f"{NOTES}/") and name.endswith(".json")]
-        self.outdated = bool(found) and not (
-            f"{NOTES}/{PLAN}" in found and _read(f"{self._folder}/{PLAN}") == content
-        )
-        if self.outdated:
-            found = []
-        self.done: dict[str, Written] = {}
-        if not found:
-            _empty(folder)
-            write_file(f"{self._folder}/{PLAN}", content)
-        for name in found:
-            if name == f"{NOTES}/{PLAN}":
-                continue
-            note = json.loads(_read(f"{folder}/{name}"))
-            if sizes.get(note["name"]) == note["written"]["size"]:
-                self.done[note["name"]] = Written(**note["written"])
-
-    def remove(self) -> None:
-        """Remove the notes of a run that has ended."""
-        if is_url(self._folder):
-            remove_below(self._folder)
-        else:
-            shutil.rmtree(self._folder)
+        wrong = []
+        for name in files_below(self.place.notes):
+            number, written = _of_note(name)
+            if sizes.get(parts[number].name) == written.size:
+                self.done[number] = written
+            else:
+                wrong.append(name)
+        _remove(self.place.notes, wrong)
 
 
-def read_note(folder: str, part: Part) -> Written | None:
+def _of_note(name: str) -> tuple[int, Written]:
+    number, *values = map(int, name.split("."))
+    return number, Written(*values)
+
+
+def _remove_run(folder: str, plan: Any) -> None:
+    """Remove what another run wrote: in Azure Storage its parts, here all of its own folder."""
+    if not is_url(folder):
+        empty_folder(Path(folder))
+    elif plan is not None:
+        remove_files(folder, plan["parts"])
+        _remove_notes(folder)
+
+
+def _remove(folder: str, names: Iterable[str]) -> None:
+    if is_url(folder):
+        remove_files(folder, names)
+        return
+    for name in names:
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def read_note(place: Place, part: Part) -> Written | None:
     """What is noted of a part; None if it is not done."""
-    try:
-        note = json.loads(_read(_note(folder, part.name)))
-    except (UserError, FileNotFoundError):
-        return None
-    return Written(**note["written"])
+    names = files_below(place.notes, f"{part.number:07}.")
+    return next((_of_note(name)[1] for name in names), None)
 
 
-def write_part(folder: str, part: Part, chunks: Iterable[Answered]) -> Written:
+def write_part(place: Place, part: Part, chunks: Iterable[Answered]) -> Written:
     """Write a part, then note that it is done.
 
     Args:
-        folder: of the parts.
         chunks: all of the part's.
     """
     module = module_of(part.table.format, part.table.location)
@@ -210,46 +261,26 @@ def write_part(folder: str, part: Part, chunks: Iterable[Answered]) -> Written:
         whole = io.BytesIO()
         module.join([content], whole)
         content = whole
-    write_file(f"{folder}/{part.name}", content.getvalue())
+    write_file(f"{place.folder}/{part.name}", content.getvalue())
     written = Written(rows, len(content.getvalue()), formulas)
-    note = {"name": part.name, "written": asdict(written)}
-    write_file(_note(folder, part.name), json.dumps(note).encode())
+    note = ".".join(f"{value}" for value in (f"{part.number:07}", *astuple(written)))
+    write_file(f"{place.notes}/{note}", b"")
     return written
 
 
-def join_parts(folder: str, parts: Sequence[Part], output: str) -> None:
+def join_parts(place: Place, parts: Sequence[Part], output: str) -> None:
     """Write one file of parts that are chunks."""
     module = module_of(parts[0].table.format, parts[0].table.location)
 
     def opened() -> Iterator[BinaryIO]:
         for part in parts:
-            with open_file(f"{folder}/{part.name}") as file:
+            with open_file(f"{place.folder}/{part.name}") as file:
                 yield file
 
     with writing(output) as whole:
         module.join(opened(), whole)
 
 
-def _notes(folder: str) -> str:
-    return f"{folder}/{NOTES}"
-
-
-def _note(folder: str, name: str) -> str:
-    key = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()  # names may have slashes
-    return f"{_notes(folder)}/{key}.json"
-
-
 def _read(location: str) -> bytes:
     with open_file(location) as file:
         return file.read()
-
-
-def _empty(folder: str) -> None:
-    if is_url(folder):
-        remove_below(folder)
-        return
-    for entry in Path(folder).iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()

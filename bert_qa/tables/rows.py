@@ -18,6 +18,9 @@ WRITTEN = ("Answer", "Score", "Start", "End")
 ERROR = "Error"
 SCORE_DECIMALS = 6
 
+BOM = b"\xef\xbb\xbf"
+"""Of UTF-8: some programs begin a file with one."""
+
 OnError = Literal["fail", "keep"]
 
 
@@ -80,8 +83,8 @@ class Format(Protocol):
     NAME: str
     """In messages."""
 
-    SUFFIXES: tuple[str, ...]
-    """Of file names; the first is the one that is written."""
+    SUFFIX: str
+    """Of the files that are written."""
 
     JOINED: bool
     """Whether what `encode` gave, one chunk after the other, is a file."""

@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bert_qa.errors import NAMED, UserError, listed
@@ -21,6 +21,7 @@ from bert_qa.spans import Answer
 from bert_qa.squad import Example
 from bert_qa.storage import State, open_file, state_of
 from bert_qa.tables.rows import (
+    BOM,
     ERROR,
     NO_ANSWER,
     WRITTEN,
@@ -41,7 +42,15 @@ CHUNK_ROWS = 2048
 CHUNK_CHARACTERS = 2_000_000
 """Characters after which a chunk ends, however few its rows: what bounds the memory."""
 
-FORMATS = ("csv", "jsonl", "parquet")
+SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+"""The formats that there are, by what names of files end in."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Table:
 
     Attributes:
         location: a path, or a URL of Azure Storage.
-        format: one of `FORMATS`.
+        format: one of `SUFFIXES`.
         columns: what the format knows of it.
         chunks: one at least, without rows if there are none.
         bad: how many rows cannot be answered, and are kept with an error.
@@ -92,16 +101,18 @@ class Table:
 
 
 def format_of(location: str) -> str:
-    """The format of a file, by its first bytes.
+    """The format of a file, by its first bytes; of one that is empty, by its name.
 
     Raises:
         UserError: it is not there.
     """
     with open_file(location) as file:
         start = file.read(1024)
+    if not start:
+        return SUFFIXES.get(PurePosixPath(location).suffix.lower(), "csv")
     if start.startswith(b"PAR1"):
         return "parquet"
-    return "jsonl" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else "csv"
+    return "jsonl" if start.removeprefix(BOM).lstrip().startswith(b"{") else "csv"
 
 
 def module_of(name: str, location: str) -> Format:

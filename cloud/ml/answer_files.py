@@ -18,6 +18,7 @@ def init() -> None:
     """Install the package at its pinned versions, before the first files come."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
+    parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--answers", type=Path, required=True)
     parser.parse_known_args(namespace=ARGUMENTS)  # Azure ML adds arguments of its own
     _run(sys.executable, "-m", "pip", "install", "--quiet", "-c", "requirements.txt", ".[tables]")
@@ -30,7 +31,8 @@ def run(files: list[str]) -> list[str]:
         A line for each file, which Azure ML counts.
     """
     for file in files:
-        output = ARGUMENTS.answers / Path(file).name
+        output = ARGUMENTS.answers / Path(file).relative_to(ARGUMENTS.tables)
+        output.parent.mkdir(parents=True, exist_ok=True)
         _run("bert-qa", "answer", file, "--output", str(output), "--model", ARGUMENTS.model)
     return files
 

@@ -586,8 +586,8 @@ def test_ray_s_launcher_takes_the_cluster() -> None:
     head, worker = (config["available_node_types"][name] for name in ("head", "worker"))
     assert worker["node_config"]["azure_arm_parameters"]["priority"] == "Spot"
     assert head["resources"]["CPU"] == 0
-    # As many sessions as `bert-qa answer` is asked for have room on the workers.
     assert config["max_workers"] == 3
+    assert worker["min_workers"] == 1
 
 
 def test_azure_ml_s_parallel_job_answers_files(
@@ -618,11 +618,22 @@ def test_azure_ml_s_parallel_job_answers_files(
     monkeypatch.setenv("PATH", bin_folder)
     monkeypatch.setattr(script, "_run", lambda *command: None)  # pip
     monkeypatch.setattr(
-        sys, "argv", ["x", "--model", str(model), "--answers", str(tmp_path), "--logging", "INFO"]
+        sys,
+        "argv",
+        [
+            "x",
+            "--model",
+            str(model),
+            "--tables",
+            str(tmp_path),
+            "--answers",
+            str(tmp_path),
+            "-l",
+            "x",
+        ],
     )
     script.init()
     monkeypatch.setattr(script, "_run", ran)
-    monkeypatch.setattr(script.ARGUMENTS, "answers", tmp_path / "out")
     assert script.run([str(tmp_path / "a.csv")]) == [str(tmp_path / "a.csv")]
     assert (tmp_path / "out/a.csv").read_text().startswith('"Context","Question","Answer"')
     with pytest.raises(RuntimeError, match=r"error: .*row 1: Context is empty"):

@@ -137,7 +137,7 @@ def answered(temporary: Path) -> list[str]:
 
 
 def notes(folder: Path) -> int:
-    return len(list(folder.glob(".answers.csv.partial/_unfinished/*.json"))) - 1
+    return len(list(folder.glob(".answers.csv.partial/_unfinished/*/0*")))
 
 
 def wait_for_parts(folder: Path, count: int, running: subprocess.Popen[str]) -> None:
@@ -357,13 +357,14 @@ def test_a_node_without_the_package_is_one_line(
     )
 
 
-@pytest.mark.fault("more sessions than a cluster has room for")
-def test_more_actors_than_room_is_one_line(start: Start, cluster: tuple[Node, str]) -> None:
-    _, address = cluster
-    _, error = ended(start("answers.csv", "--cluster", address, "--sessions", "2"), 1)
-    assert error == (
-        "error: --sessions: found 2; the cluster has room for 1: set auto or fewer, or add nodes"
-    )
+def test_more_sessions_than_room_wait_for_nodes(
+    start: Start, cluster: tuple[Node, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("Context,Question\nAda was here,Who?\n")
+    more = ("--cluster", cluster[1], "--sessions", "2")
+    out, _ = ended(start("out.csv", *more, source="in.csv"))
+    assert out.startswith("--sessions: the cluster has room for 1 of 2 now; more start when nodes")
+    assert (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.fault("a row that cannot be answered, on a cluster")

@@ -89,6 +89,8 @@ def test_json_lines_keep_their_further_keys(tmp_path: Path) -> None:
         (['{"Context": "a", "Question": "b", "answer": 1}'], "row 1: 'Answer' is reserved"),
         (['{"Context": "a\\ud800", "Question": "b"}'], "row 1: Context is no Unicode text"),
         (['{"Context": "a\\u0000b", "Question": "b"}'], "row 1: a NUL character in it"),
+        (['{"Context": "a", "Question": "b", "x": 1, "x": 2}'], "row 1: a key stands in it twice"),
+        (['{"Context": "a", "Question": "b", "x": 1e400}'], "line 1: .* 1e400 is out of range"),
         (['{"Context": "a", "Question": ' + "1" * 5000 + "}"], "line 1: not JSON that can be"),
     ],
 )
@@ -275,16 +277,16 @@ def test_parts_put_together_are_the_file_of_one_run(
     parts = plan({path.name: table}, folder=False)
     assert len(parts) == 6
     with output_in_parts(str(output), folder=False) as (place, target):
-        notes = Notes(place, "test")
+        notes = Notes(place, "test", parts)
         assert not notes.done
         for part in reversed(parts):  # whichever ends first
-            assert read_note(place, part) is None
+            assert read_note(notes.place, part) is None
             written = write_part(
-                place, part, answered_chunks([(part.table, part.begins)], first_word)
+                notes.place, part, answered_chunks([(part.table, part.begins)], first_word)
             )
-            assert read_note(place, part) == written
-        assert Notes(place, "test").done.keys() == {part.name for part in parts}
-        join_parts(place, parts, target)
+            assert read_note(notes.place, part) == written
+        assert sorted(Notes(place, "test", parts).done) == [part.number for part in parts]
+        join_parts(notes.place, parts, target)
     assert output.read_bytes() == whole
     assert {file.name for file in tmp_path.iterdir()} == {
         path.name,
@@ -302,10 +304,10 @@ def test_each_part_of_a_folder_is_a_file_by_itself(
     parts = plan({f"deep/input.{suffix}": table}, folder=True)
     assert [part.name for part in parts] == [f"deep/input-{i:05}.{suffix}" for i in range(3)]
     with output_in_parts(str(tmp_path / "out"), folder=True) as (place, _):
-        notes = Notes(place, "test")
+        notes = Notes(place, "test", parts)
         for part in parts:
-            write_part(place, part, answered_chunks([(part.table, part.begins)], first_word))
-        notes.remove()
+            write_part(notes.place, part, answered_chunks([(part.table, part.begins)], first_word))
+    assert not list((tmp_path / "out").glob("_*"))
     contexts: list[str] = []
     for part in parts:
         file = tmp_path / "out" / part.name
@@ -329,13 +331,14 @@ def test_notes_of_another_run_or_of_spoilt_parts_count_for_nothing(tmp_path: Pat
     parts = plan({"input.csv": table, "other.csv": table}, folder=True)
     folder = tmp_path / "out"
     folder.mkdir()
-    Notes(str(folder), "one")
+    place = Notes(str(folder), "one", parts).place
     for part in parts:
-        write_part(str(folder), part, answered_chunks([(part.table, part.begins)], first_word))
+        write_part(place, part, answered_chunks([(part.table, part.begins)], first_word))
     (folder / "other.csv").write_bytes(b"cut")
-    notes = Notes(str(folder), "one")
-    assert (notes.outdated, [*notes.done]) == (False, ["input.csv"])
-    notes = Notes(str(folder), "two")
+    notes = Notes(str(folder), "one", parts)
+    assert (notes.outdated, [*notes.done]) == (False, [0])
+    assert read_note(notes.place, parts[1]) is None  # nor would an actor believe it
+    notes = Notes(str(folder), "two", parts)
     assert (notes.outdated, notes.done) == (True, {})
     assert [file.name for file in folder.iterdir()] == ["_unfinished"]
 
