@@ -140,7 +140,7 @@ def _fold_quantized_weights(file: Path) -> onnx.ModelProto:
             passes.CommonSubexpressionEliminationPass(),
             passes.RemoveUnusedNodesPass(),
         )(model)
-    graph = onnx_ir.to_proto(model)
+    graph: onnx.ModelProto = onnx_ir.to_proto(model)
     del model  # and with it the tensors as they were read: of a large model, gigabytes
     compress_quantize_weights_transformation(graph)
     constants = {tensor.name for tensor in graph.graph.initializer}
@@ -200,7 +200,6 @@ def relative_difference(folder: Path, model: nn.Module, windows: WindowSet) -> f
         return start, end
 
     ours = run_windows(forward, windows)
-    del session
     return relative_rms(ours, run_windows(torch_forward(model), windows))
 
 
