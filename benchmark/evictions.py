@@ -1,6 +1,6 @@
 """What spot machines that are taken away cost a table, by how large the parts of it are.
 
-python -m benchmark.evictions     prints docs/scale.md's table
+python -m benchmark.evictions [--rows N] [--rate R] [--machines M]
 
 A part that was not finished is answered again. Machines are taken away at random, each at a rate
 an hour, and replaced after a while; Azure publishes rates of 0-5, 5-10, 10-15, 15-20 and more than

@@ -55,7 +55,8 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON ({error.msg}); write one object a line") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
-        raise UserError(f"{place}: not JSON that can be read: {error}") from None
+        said = str(error).partition(";")[0]
+        raise UserError(f"{place}: not JSON that can be read: {said}") from None
     if not isinstance(found, dict):
         raise UserError(f"{place}: {shown(found)}, not an object; write one a line")
     return found
