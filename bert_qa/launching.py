@@ -73,8 +73,7 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
     machines = _machines()
     here = 1 if processes == 1 else _here(processes, key, machines)
     if processes == 1 or machines.count * here == 1:
-        with _alone():
-            function(**arguments)
+        function(**arguments)
         return here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -124,8 +123,11 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Hide that there are other machines from accelerate, which would look for them."""
+def own_group() -> Iterator[None]:
+    """Let accelerate find the processes that `launch` started, and otherwise no other machine."""
+    if _launched():
+        yield
+        return
     names = (MACHINES, MACHINE, ADDRESS, PORT, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:

@@ -41,7 +41,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from bert_qa.checkpoints import WEIGHTS_FILE, can_bf16, runs_in_bf16
 from bert_qa.errors import UserError
 from bert_qa.files import hash_file, whole_file, write_json
-from bert_qa.launching import first_here, world_size
+from bert_qa.launching import first_here, own_group, world_size
 from bert_qa.logits import Logits
 from bert_qa.params import Training
 from bert_qa.progress import progress
@@ -150,46 +150,9 @@ def train(
             f" {len(labelled.windows)}; run `dvc repro teach`"
         )
     keep = checkpoints / "trainer"
-    together = world_size()
-    if params.batch_size % together:
-        section = type(params).__name__.lower()
-        raise UserError(
-            f"params.yaml: {section}.batch_size: found {params.batch_size}, which {together}"
-            " processes cannot share equally; set a multiple"
-        )
-    on_gpu = torch.cuda.is_available()
-    backend = None if together == 1 else "nccl" if on_gpu else "gloo"
-    if backend is not None:
-        PartialState(cpu=not on_gpu, backend=backend)  # the processes meet
-    bf16 = use_bf16(params)
-    if bf16 and params.precision == "auto":
-        bf16 = _all(runs_in_bf16(model, labelled.windows))
-        if not bf16 and first_here():
-            kind = model.config.model_type
-            print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
+    bf16 = _in_bf16(model, labelled.windows, params)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    settings = TrainingArguments(
-        output_dir=str(keep),
-        per_device_train_batch_size=params.batch_size // together,
-        learning_rate=params.learning_rate,
-        num_train_epochs=epochs,
-        max_steps=params.max_steps or -1,
-        warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
-        weight_decay=params.weight_decay,
-        bf16=bf16,
-        use_cpu=not on_gpu,
-        ddp_backend=backend,
-        seed=params.seed,
-        save_strategy="steps",
-        save_steps=params.save_steps,
-        save_on_each_node=True,  # each machine has its own project
-        logging_steps=params.logging_steps,
-        logging_first_step=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=on_gpu,
-        report_to=[],
-        disable_tqdm=True,  # for a bar of our own
-    )
+    settings = _settings(params, keep, epochs, bf16=bf16)
     last = _last_checkpoint(keep)
     if last is not None and first_here():
         print(f"resuming from step {_step(last)}", flush=True)
@@ -211,6 +174,70 @@ def train(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     # Accelerate wrapped the forward pass in autocast: hand the model back as it came.
     extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False).eval()
+
+
+def _settings(params: Training, folder: Path, epochs: float, *, bf16: bool) -> TrainingArguments:
+    """The Trainer's arguments, in one process or in each that trains together.
+
+    Raises:
+        UserError: they cannot share a batch equally.
+    """
+    together, on_gpu = world_size(), torch.cuda.is_available()
+    if params.batch_size % together:
+        raise UserError(
+            f"params.yaml: {type(params).__name__.lower()}.batch_size: found {params.batch_size},"
+            f" which {together} processes cannot share equally; set a multiple"
+        )
+    with own_group():
+        settings = TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=params.batch_size // together,
+            learning_rate=params.learning_rate,
+            num_train_epochs=epochs,
+            max_steps=params.max_steps or -1,
+            warmup_steps=params.warmup_ratio,  # a share of the steps, below 1
+            weight_decay=params.weight_decay,
+            bf16=bf16,
+            use_cpu=not on_gpu,
+            ddp_backend=_backend(),
+            seed=params.seed,
+            save_strategy="steps",
+            save_steps=params.save_steps,
+            save_on_each_node=True,  # each machine has its own project
+            logging_steps=params.logging_steps,
+            logging_first_step=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=on_gpu,
+            report_to=[],
+            disable_tqdm=True,  # for a bar of our own
+        )
+        if settings.world_size != together:  # which sets the devices up
+            raise RuntimeError(f"{settings.world_size} processes where {together} were launched")
+    return settings
+
+
+def _backend() -> str | None:
+    """What processes that train together exchange gradients by; None for one."""
+    if world_size() == 1:
+        return None
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _in_bf16(model: PreTrainedModel, windows: WindowSet, params: Training) -> bool:
+    """Whether to train under BF16 autocast, in all processes or in none; says why not.
+
+    Raises:
+        UserError: as `use_bf16`.
+    """
+    if (backend := _backend()) is not None:
+        PartialState(cpu=backend == "gloo", backend=backend)  # the processes meet
+    bf16 = _all(use_bf16(params))
+    if bf16 and params.precision == "auto":
+        bf16 = _all(runs_in_bf16(model, windows))
+        if not bf16 and first_here():
+            kind = model.config.model_type
+            print(f"precision: fp32, as a {kind} does not compute in BF16", flush=True)
+    return bf16
 
 
 def _all(here: bool) -> bool:

@@ -145,3 +145,10 @@ def test_the_lock_pins_pip_and_is_for_the_pythons_that_setup_takes() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert settings["tool"]["uv"]["pip"]["python-version"] == "3.11"
     assert settings["project"]["requires-python"] == ">=3.11"
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("bert_qa/**/__init__.py")}
+    packages = settings["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(folder.replace("/", ".") for folder in folders)

@@ -255,7 +255,6 @@ def test_what_programs_leave_around_a_table_is_no_row(tmp_path: Path, content: s
         ("<html><table>", "it seems to be HTML"),
         ("Context|Question\na|b\n", "separated by '|'"),
         ('[{"Context": "a"}]', "it seems to be JSON"),
-        (b"PAR1\x15\x04", "no Parquet file that can be read"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch the file"),
         ("Context,Question\na,bc\n", r"row 1: Question has 2 characters, more than infer\.max_"),
         (b"\x1f\x8b\x08", "compressed by gzip"),
