@@ -31,7 +31,7 @@ TRAINING = {
     "train__max_steps": 6,
     "train__save_steps": 2,
     "train__batch_size": 8,
-    "train__learning_rate": 2e-5,
+    "train__learning_rate": 5e-6,
     "train__distillation_weight": 0.5,  # by the teacher alone there is next to nothing to learn
 }
 
@@ -101,7 +101,7 @@ def losses(project: Project) -> Any:
 
 
 def test_two_processes_train_the_model_of_one(one: Project, two: Project) -> None:
-    np.testing.assert_allclose(losses(two), losses(one), rtol=0.02)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=0.05)
     ours, theirs, before = (
         load_file(folder / "model.safetensors")
         for folder in (

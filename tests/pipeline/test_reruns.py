@@ -23,7 +23,7 @@ def test_an_edit_of_the_csv_writer_runs_infer_alone(unchanged: Project) -> None:
         unchanged,
         "bert_qa/tables/table.py",
         "            journal.advance(progress)\n",
-        "            journal.advance(progress)\n            del chunk\n",
+        "            journal.advance(progress)\n            del answered\n",
     )
     assert ran(unchanged.check("dvc", "repro")) == ["digest", "infer"]
     assert "answer_table" in unchanged.git("diff", "-U0", "--", "digests/infer.json")
