@@ -101,7 +101,7 @@ def losses(project: Project) -> Any:
 
 
 def test_two_processes_train_the_model_of_one(one: Project, two: Project) -> None:
-    np.testing.assert_allclose(losses(two), losses(one), rtol=0.05)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=0.1)
     ours, theirs, before = (
         load_file(folder / "model.safetensors")
         for folder in (
