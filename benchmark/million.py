@@ -97,7 +97,7 @@ def write_table(path: Path, source: Path, rows: int) -> None:
 
 
 def watch(command: list[str], output: Path, seconds: float) -> Iterator[Sample]:
-    """Run a command that answers a table; a sample for each line that it says of its progress.
+    """Run a command that answers a table; yield a sample for each line of its progress.
 
     Args:
         seconds: after which it is stopped.

@@ -272,7 +272,7 @@ class _Cluster:
         """Size the pool, so that every actor finds its processors and its memory.
 
         Raises:
-            UserError: no node has room for a session, or not for as many as are asked for.
+            UserError: no node has room for a session.
         """
         nodes = _nodes()
         if not nodes:

@@ -81,7 +81,7 @@ def launch(processes: Processes, key: str, function: Callable[..., None], **argu
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # What the processes inherit: accelerate and torch's C++ warn of what is meant to be so.
+    # The processes inherit these. Without them accelerate and torch print warnings.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // here))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     alone = machines.count == 1

@@ -1,6 +1,6 @@
 """Where tables lie: paths of this machine, and URLs of Azure Storage by fsspec.
 
-Finds files, opens them and writes them whole. Knows nothing of what is in them.
+Finds files, opens them and writes them whole. What is in them is for others to know.
 """
 
 from __future__ import annotations
@@ -60,10 +60,8 @@ def find_files(location: str) -> dict[str, str] | None:
                 root, infos = path, system.ls(path, detail=True, refresh=True)
             else:
                 return None
-        # As the location spells them: it may name the account.
-        begins = location.removesuffix(path)
-        found = [f"{begins}{info['name']}" for info in infos if info["type"] == "file"]
-        root = f"{begins}{root}"
+        found = [_located(location, info["name"]) for info in infos if info["type"] == "file"]
+        root = _located(location, root)
     elif os.path.lexists(location) and not os.path.isdir(location):
         return None
     elif os.path.isdir(location):
@@ -82,6 +80,15 @@ def find_files(location: str) -> dict[str, str] | None:
     if not named:
         raise UserError(f"{location}: no files there; check infer.input")
     return named
+
+
+def _located(location: str, path: str) -> str:
+    """A path of storage, which begins with the container, as the URL `location` is spelt.
+
+    That may name the account beside the container.
+    """
+    scheme, _, rest = location.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}/{path.partition('/')[2]}"
 
 
 def _root(pattern: str) -> str:
@@ -167,7 +174,6 @@ def writing(location: str) -> Iterator[BinaryIO]:
         try:
             yield file
         except BaseException:
-            file.discard() if hasattr(file, "discard") else None
             file.closed = True  # or it would be committed when it is collected
             raise
         file.close()
@@ -268,9 +274,9 @@ def _explained(location: str, doing: str = "read") -> Iterator[None]:
     """Turn what Azure's libraries raise inside the block into one line."""
     try:
         yield
-    except (UserError, FileNotFoundError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except FileNotFoundError:
         raise UserError(f"{location}: no such file or container; check its name") from None
     except Exception as error:
         said = _azure_error(error)

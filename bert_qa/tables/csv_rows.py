@@ -23,7 +23,6 @@ from bert_qa.spans import Answer
 from bert_qa.tables.rows import (
     BOM,
     ERROR,
-    NO_ANSWER,
     READ,
     SCORE_DECIMALS,
     WRITTEN,
@@ -110,8 +109,7 @@ def encode(
     added = (*WRITTEN, ERROR) if keep_errors else WRITTEN
     lines = []
     for row, answer in zip(rows, answers, strict=True):
-        given = NO_ANSWER if row.error is not None else answer
-        cells: list[Any] = [given.text, given.score, given.start, given.end]
+        cells: list[Any] = [answer.text, answer.score, answer.start, answer.end]
         lines.append(
             [
                 *(row.context, row.question, *cells),

@@ -13,7 +13,6 @@ from bert_qa.spans import Answer
 from bert_qa.tables.rows import (
     BOM,
     ERROR,
-    NO_ANSWER,
     READ,
     SCORE_DECIMALS,
     WRITTEN,
@@ -105,9 +104,8 @@ def encode(
     """An object a row, further keys last; see `bert_qa.tables.rows.Format`."""
     lines = []
     for row, answer in zip(rows, answers, strict=True):
-        given = NO_ANSWER if row.error is not None else answer
-        score = round(given.score, SCORE_DECIMALS)
-        values = [row.context, row.question, given.text, score, given.start, given.end]
+        score = round(answer.score, SCORE_DECIMALS)
+        values = [row.context, row.question, answer.text, score, answer.start, answer.end]
         line: dict[str, Any] = dict(zip((*READ, *WRITTEN), values, strict=True))
         if keep_errors:
             line[ERROR] = row.error

@@ -19,7 +19,6 @@ from bert_qa.errors import UserError, first_sentence
 from bert_qa.spans import Answer
 from bert_qa.tables.rows import (
     ERROR,
-    NO_ANSWER,
     READ,
     SCORE_DECIMALS,
     Encoded,
@@ -35,7 +34,7 @@ JOINED = False
 MAGIC = b"PAR1"
 ROWS_READ = 1024
 ROW_GROUP_ROWS = 65_536
-"""At least, of what is written: readers skip row groups by their statistics, and pay for each."""
+"""Rows of a row group that is written, at least: readers open each by itself."""
 
 
 def columns(file: BinaryIO, path: str, reserved: Sequence[str]) -> pa.Schema:
@@ -102,18 +101,14 @@ def encode(
     escape_formulas: bool,
 ) -> Encoded:
     """An Arrow stream of one batch; see `bert_qa.tables.rows.Format`."""
-    given = [
-        NO_ANSWER if row.error is not None else answer
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-    scores = np.round([answer.score for answer in given], SCORE_DECIMALS)
+    scores = np.round([answer.score for answer in answers], SCORE_DECIMALS)
     written: dict[str, pa.Array] = {
         "Context": pa.array([row.context for row in rows], pa.string()),
         "Question": pa.array([row.question for row in rows], pa.string()),
-        "Answer": pa.array([answer.text for answer in given], pa.string()),
+        "Answer": pa.array([answer.text for answer in answers], pa.string()),
         "Score": pa.array(scores, pa.float64()),
-        "Start": pa.array([answer.start for answer in given], pa.int64()),
-        "End": pa.array([answer.end for answer in given], pa.int64()),
+        "Start": pa.array([answer.start for answer in answers], pa.int64()),
+        "End": pa.array([answer.end for answer in answers], pa.int64()),
     }
     if keep_errors:
         written[ERROR] = pa.array([row.error for row in rows], pa.string())

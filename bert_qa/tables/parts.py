@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -263,7 +263,7 @@ def write_part(place: Place, part: Part, chunks: Iterable[Answered]) -> Written:
         content = whole
     write_file(f"{place.folder}/{part.name}", content.getvalue())
     written = Written(rows, len(content.getvalue()), formulas)
-    note = ".".join(f"{value}" for value in (f"{part.number:07}", *astuple(written)))
+    note = f"{part.number:07}.{written.rows}.{written.size}.{written.formulas}"
     write_file(f"{place.notes}/{note}", b"")
     return written
 

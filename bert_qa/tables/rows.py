@@ -125,7 +125,7 @@ class Format(Protocol):
         """Write a chunk.
 
         Args:
-            answers: one a row; what it is of a row with an error does not matter.
+            answers: one a row, `NO_ANSWER` of a row with an error.
             keep_errors: whether there is a column of errors.
             first: whether it is the first of its file.
             escape_formulas: put `'` before a cell that spreadsheets take for a formula.

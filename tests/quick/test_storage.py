@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bert_qa.errors import UserError
-from bert_qa.storage import find_files, open_file
+from bert_qa.storage import _located, find_files, open_file
 
 
 @pytest.fixture
@@ -63,3 +63,20 @@ def test_a_url_that_cannot_be_used_is_one_line(
         monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
     with pytest.raises(UserError, match=says), open_file(location):
         pass
+
+
+@pytest.mark.parametrize(
+    ("location", "found"),
+    [
+        ("abfs://tables/in", "abfs://tables/in/a.csv"),
+        ("abfs://tables/in/", "abfs://tables/in/a.csv"),
+        ("az://tables", "az://tables/in/a.csv"),
+        (
+            "abfss://tables@someaccount.dfs.core.windows.net/in/*.csv",
+            "abfss://tables@someaccount.dfs.core.windows.net/in/a.csv",
+        ),
+    ],
+)
+def test_files_of_storage_are_named_as_their_folder_is(location: str, found: str) -> None:
+    """The account stays in the URL."""
+    assert _located(location, "tables/in/a.csv") == found
