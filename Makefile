@@ -6,8 +6,8 @@ PEERS := .venv-peers
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PYTEST := $(IN_VENV) python -m pytest
 
-.PHONY: help setup repro test check lint lock peers real hard grid graft benchmark benchmark-large million gpu remote push \
-  pull release versions azurite azure-check adapter faults encoders soak kills clean-checkpoints clean
+.PHONY: help setup repro test check lint lock peers data real rest hard grid graft benchmark benchmark-large million gpu processes experiments remote push \
+  pull release versions azurite azure-check adapter faults encoders docs soak kills clean-checkpoints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z][a-z -]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -46,21 +46,32 @@ lock: $(VENV)/installed ## pin pyproject.toml's requirements anew; UPGRADE= keep
 
 UPGRADE ?= --upgrade
 
-# Experiments on data of the user's own: by default on the files beside this checkout.
-TRAIN ?= ../shared/squad/train.json
-VALIDATION ?= ../shared/squad/dev.json
-MODEL ?= ../shared/models/minilm-squad
+# Experiments on public questions, or on files of one's own, and on the embedded model, or one's own MODEL.
+TRAIN ?= data/public/train.jsonl
+VALIDATION ?= data/public/validation.jsonl
+MODEL ?=
 EXPERIMENT = $(IN_VENV) python scripts/experiment.py
 REAL_DATA = --train $(TRAIN) --validation $(VALIDATION)
+PUBLIC = $(if $(filter data/public/%,$(TRAIN) $(VALIDATION)),data/public/train.jsonl)
 
-real hard grid: $(VENV)/installed ## experiments on TRAIN, VALIDATION and MODEL: see experiments/
-	$(EXPERIMENT) $@ $(REAL_DATA) --model $(MODEL)
+data: data/public/train.jsonl ## the public questions that the results are measured on
 
-# An encoder other than BERT, KIND, with the weights of the BERT MODEL, which answer there as well.
+data/public/train.jsonl: scripts/fetch_data.py experiments/data/sources.yaml | $(VENV)/installed
+	$(IN_VENV) python scripts/fetch_data.py
+	@touch $@
+
+real hard grid: $(VENV)/installed $(PUBLIC) ## experiments on TRAIN, VALIDATION and MODEL: see experiments/
+	$(EXPERIMENT) $@ $(REAL_DATA) $(if $(MODEL),--model $(MODEL))
+
+rest: $(VENV)/installed data/public/train.jsonl ## the models of `make real` on the questions that it left
+	$(EXPERIMENT) $@ --train $(TRAIN) --validation data/public/rest.jsonl $(if $(MODEL),--model $(MODEL))
+
+# An encoder other than BERT, KIND, with the weights of a BERT, which answer there as well.
 KIND ?= deberta-v2
+BERT ?= models/fp32
 
-graft: $(VENV)/installed ## the same with another encoder, KIND, that has MODEL's weights
-	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(MODEL) models/grafted
+graft: $(VENV)/installed $(PUBLIC) ## the same with another encoder, KIND, that has the weights of BERT
+	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(BERT) models/grafted
 	$(EXPERIMENT) $@ $(REAL_DATA) --model models/grafted
 
 benchmark: $(VENV)/installed $(PEERS)/installed ## speed, memory and accuracy of the last run, beside other ways
@@ -80,6 +91,15 @@ million: $(VENV)/installed ## a million rows, or an hour of them: speed and memo
 	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE)
 	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE) \
 	  --cluster auto --out metrics/million-ray.csv
+
+processes: $(VENV)/installed ## quantization-aware training by one process and by two: losses and F1
+	$(IN_VENV) python -m benchmark.processes_compared
+
+experiments: $(VENV)/installed ## what experiments changed and scored, in a terminal's width
+	@$(IN_VENV) dvc exp show --no-pager --only-changed --drop '$(UNSHOWN)'
+
+# Of the columns of `dvc exp show`, those that leave room for the parameters that were changed.
+UNSHOWN = Created|Executor|State|.*\.(size|exact_match|answer_f1|HasAns|NoAns|.*_(low|high)).*|.*ptq.*|metrics/(train|finetune).*|[a-z_]+:.*
 
 gpu: $(VENV)/installed ## quantization-aware training steps on a GPU, in eight minutes
 	$(IN_VENV) python -m benchmark.gpu
@@ -122,6 +142,15 @@ faults: $(VENV)/installed ## docs/faults.md: what a user sees of each fault that
 encoders: $(VENV)/installed ## docs/encoders.md: the pipeline on a model of every architecture
 	$(IN_VENV) python -m tests.encoders
 
+docs: $(VENV)/installed .venv-docs/installed ## docs/ as a site, build/docs/README.html, its links checked
+	$(IN_VENV) python -m scripts.parameter_reference
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --nitpicky docs build/docs
+
+.venv-docs/installed: docs/requirements.txt
+	python3 -m venv .venv-docs
+	.venv-docs/bin/pip install --disable-pip-version-check --quiet -r docs/requirements.txt
+	@touch $@
+
 HOURS ?= 1
 
 soak: $(VENV)/installed ## properties on 10,000 cases each, then HOURS of random kills, damage and bad input
@@ -135,4 +164,4 @@ clean-checkpoints: $(VENV)/installed ## remove the checkpoints of unfinished tra
 	@$(IN_VENV) python -m release.mirror_checkpoints remove
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(PEERS) .venv-az
+	rm -rf $(VENV) $(PEERS) .venv-az .venv-docs

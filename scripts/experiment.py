@@ -50,7 +50,7 @@ class Experiment(BaseModel):
     """A file of experiments/.
 
     Attributes:
-        real_data: whether it takes questions and a model of the user's own.
+        real_data: whether it takes files of questions, and a model if one is given.
         workflow: whose stages it runs.
         temporary: whether it runs in a copy of the project, which leaves the outputs here alone.
         overrides: keys of params.yaml with their values.
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="without one, lists what there is")
     parser.add_argument("--train", type=Path, help="SQuAD JSON, where an experiment takes it")
     parser.add_argument("--validation", type=Path, help="SQuAD JSON")
-    parser.add_argument("--model", type=Path, help="folder of a fine-tuned model")
+    parser.add_argument("--model", type=Path, help="a fine-tuned one's folder; else the embedded")
     parser.add_argument(
         "-S", dest="set", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run`"
     )
@@ -151,9 +151,13 @@ def _own(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
         given[key] = str(path.resolve())
     if not experiment.real_data:
         return given
-    if len(given) < len(options):
-        raise UserError(f"{arguments.name}: give {', '.join(options)}")
-    named: Overrides = {"dataset.name": "files", "model.name": "folder"}
+    if not arguments.train or not arguments.validation:
+        raise UserError(
+            f"{arguments.name}: give --train and --validation; `make data` fetches both"
+        )
+    named: Overrides = {"dataset.name": "files"}
+    if arguments.model:
+        named["model.name"] = "folder"
     return named | given
 
 

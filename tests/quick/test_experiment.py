@@ -80,6 +80,15 @@ def test_one_experiment_is_one_command(
     assert changes[-1] == "train.epochs=2"
 
 
+def test_without_a_model_it_is_the_embedded_one(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(monkeypatch, "real", *DATA[:4]) == 0
+    ((*command,),) = commands
+    assert "dataset.name='files'" in command
+    assert not [change for change in command if change.startswith("model.")]
+
+
 def test_variants_are_queued_and_waited_for(
     commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,8 +138,8 @@ def revision(metrics: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["none"], "no such experiment; there are bert-large, graft, grid, hard, real"),
-        (["real"], "real: give --train, --validation, --model"),
+        (["none"], "no such experiment; there are bert-large, graft, grid, hard, real, rest"),
+        (["real"], "real: give --train and --validation; `make data` fetches both"),
         (["bert-large", "--model", "missing"], "--model: no such file: missing"),
         (["real", *DATA[:-1], "missing"], "--model: no such file: missing"),
     ],
