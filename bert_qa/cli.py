@@ -26,14 +26,15 @@ def main() -> None:
 
 
 def _main() -> None:
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     try:
         arguments.command(arguments)
     except UserError as error:
         raise UserError(as_options(str(error))) from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's line: `answer` and `ask` with their options."""
     parser = argparse.ArgumentParser(
         prog=DISTRIBUTION, description="Answer questions from texts with a released INT8 model."
     )

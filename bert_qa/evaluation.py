@@ -1,19 +1,18 @@
 """One data set answered by several models: what the numbers say, side by side.
 
-Turns answers into the metrics and the plot that DVC shows: each model's scores, and what the F1 of
-a data set cannot tell, which is how far one model's answers are from another's.
+Turns answers into the metrics that DVC shows: each model's scores, and what the F1 of a data set
+cannot tell, which is how far one model's answers are from another's. Plots are `bert_qa.plots`'.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import log_softmax
 from scipy.stats import bootstrap
 from tabulate import tabulate
@@ -26,19 +25,6 @@ from bert_qa.params import Decoding, Language
 from bert_qa.spans import Answer, best_answers
 from bert_qa.squad import Example
 from bert_qa.windows import WindowSet
-
-QUESTION_WORDS = (
-    "how many",
-    "how long",
-    "how",
-    "what",
-    "when",
-    "where",
-    "which",
-    "who",
-    "why",
-)
-"""The longer before the shorter: "how many" is not "how"."""
 
 
 def labels(trained: bool) -> dict[str, str]:
@@ -102,7 +88,8 @@ def compare(results: Mapping[str, Results]) -> dict[str, Any]:
         also of the two kinds apart, as SQuAD 2.0's script names them) and the file's size in MB.
         For the others also, against FP32: `size_ratio`; the difference of exact match and F1 in
         points, each with its 95% interval; `same_answers`, percent; `answer_f1`, the F1 of the
-        answers when FP32's are taken for gold, percent; `divergence`, in nats.
+        answers when FP32's are taken for gold, percent; `divergence`, the mean over windows, in
+        nats.
     """
     fp32 = results["fp32"]
     examples = fp32.reading.examples
@@ -146,7 +133,7 @@ def _against(fp32: Results, other: Results) -> dict[str, float]:
             for a, b in zip(fp32.answers, other.answers, strict=True)
         ]
     ).f1
-    row["divergence"] = divergence(fp32.reading.logits, other.reading.logits)
+    row["divergence"] = divergences(fp32.reading.logits, other.reading.logits).mean()
     return row
 
 
@@ -164,7 +151,7 @@ def check_f1_drop(metrics: Mapping[str, Any], limit: float) -> None:
     if drop > limit:
         raise UserError(
             f"INT8 loses {drop:.2f} points of F1, more than evaluate.max_f1_drop ({limit:g});"
-            " train longer, or raise the limit"
+            " raise calibrate.examples or the limit"
         )
 
 
@@ -182,18 +169,20 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def divergence(teacher: Sequence[Logits], student: Sequence[Logits]) -> float:
+def divergences(teacher: Sequence[Logits], student: Sequence[Logits]) -> NDArray[np.float64]:
     """Kullback-Leibler divergence of the student's start and end distributions from the teacher's.
 
     Returns:
-        The mean over windows and over start and end, in nats.
+        For each window the mean of start and end, in nats, float64.
     """
-    total = 0.0
-    for a, b in zip(teacher, student, strict=True):
+    each = np.empty(len(teacher))
+    for number, (a, b) in enumerate(zip(teacher, student, strict=True)):
+        both = 0.0
         for side in ("start", "end"):
             p, q = (log_softmax(getattr(x, side).astype(np.float64)) for x in (a, b))
-            total += float(np.sum(np.exp(p) * (p - q)))
-    return total / (2 * len(teacher))
+            both += float(np.sum(np.exp(p) * (p - q)))
+        each[number] = both / 2
+    return each
 
 
 def summary(metrics: Mapping[str, Any], trained: bool) -> str:
@@ -228,31 +217,3 @@ def same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
     """Share of answers that are the same text to the letter, in percent."""
     same = [a.text == b.text for a, b in zip(answers, others, strict=True)]
     return 100 * sum(same) / len(same)
-
-
-def f1_by_question_word(results: Mapping[str, Results], trained: bool) -> pd.DataFrame:
-    """F1 of each model on the questions with each question word.
-
-    Args:
-        trained: as in `labels`.
-
-    Returns:
-        Columns `question` (the word), `questions` (how many have it), `model` and `f1` (percent),
-        models in the order given.
-    """
-    names = labels(trained)
-    rows = []
-    for name, result in results.items():
-        words = [question_word(example.question) for example in result.reading.examples]
-        for word in (*QUESTION_WORDS, "other"):
-            some = [score for score, w in zip(result.scores, words, strict=True) if w == word]
-            if some:
-                rows.append((word, len(some), names[name], round(mean(some).f1, 4)))
-    return pd.DataFrame(rows, columns=["question", "questions", "model", "f1"])
-
-
-def question_word(question: str) -> str:
-    """The first question word in a question, or "other"; whom and whose count as who."""
-    text = re.sub(r"\bwho(m|se)\b", "who", question.lower())
-    found = re.search(rf"\b({'|'.join(QUESTION_WORDS)})\b", text)
-    return found[1] if found else "other"

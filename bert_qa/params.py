@@ -64,59 +64,93 @@ class Dataset(_Section):
     """Where the questions come from."""
 
     name: Name
+    """`sample` (the two files that ship with the project), `files` (files of your own), or an id on
+    the Hugging Face Hub.
+    """
     revision: Name | None
+    """Commit of a data set of the Hub; null for files."""
     train_file: Name
+    """SQuAD JSON, flat records (JSON, JSON Lines, Parquet) or MRQA's JSON Lines."""
     validation_file: Name
+    """The same, for the scores."""
     on_bad_answer: Literal["fail", "drop"]
+    """`drop` leaves questions out that cannot be used and lists them in `data/squad/dropped.jsonl`.
+    """
     max_train_examples: Count | None
+    """Questions drawn from the training file; null for all."""
     max_validation_examples: Count | None
+    """Questions drawn from the validation file; null for all."""
     seed: Seed
+    """Seed of both draws."""
 
 
 class Model(_Section):
     """Where the FP32 model comes from."""
 
     name: Name
+    """`minilm-squad` (embedded), `folder` (config, tokenizer and safetensors), or an id on the
+    Hugging Face Hub.
+    """
     revision: Name | None
+    """Commit of a model of the Hub; null otherwise."""
     folder: Name
+    """Folder of the embedded adapter, or of your own model."""
 
 
 class Windows(_Section):
     """How a question and its context become token windows: `bert_qa.windows.make_windows`."""
 
     max_length: Annotated[int, Field(ge=16, le=2**16)]
+    """Tokens of a window, question and special tokens included."""
     doc_stride: Annotated[int, Field(ge=0, le=2**16)]
+    """Tokens that two windows of a context share."""
     max_question_length: Count
+    """Tokens of a question; what is beyond is cut."""
     align_to_words: bool = True
+    """Whether answers are whole words, in scripts that separate words; false: any tokens."""
 
 
 class Decoding(_Section):
     """How logits become an answer: `bert_qa.spans.best_answers`."""
 
     max_answer_length: Count
+    """Tokens of an answer, at most."""
     version_2_with_negative: bool
+    """Whether "no answer" is an answer, as in SQuAD 2.0."""
     null_score_diff_threshold: Real
+    """How much more likely "no answer" must be than the best span, in logits."""
 
 
 class Training(_Section):
     """What fine-tuning and quantization-aware training have in common."""
 
     processes: Literal["gpu"] | Count
+    """Processes that train together, on all machines; `gpu`: one a GPU."""
     max_steps: Count | None
+    """Steps after which training ends, whatever the epochs; null for none."""
     learning_rate: Annotated[Real, Field(gt=0, le=1)]
+    """Rate of AdamW at the end of the warm-up; it falls linearly to 0."""
     batch_size: Count
+    """Windows a step, of all processes together."""
     warmup_ratio: Annotated[Real, Field(ge=0, lt=1)]
+    """Share of the steps in which the learning rate rises."""
     weight_decay: Fraction
+    """Decay of AdamW, a share a step and learning rate."""
     precision: TrainingPrecision
+    """Precision of the passes: `auto` is bf16 where the processor multiplies in it."""
     save_steps: Count
+    """Steps between two checkpoints."""
     logging_steps: Count
+    """Steps between two losses in the plots."""
     seed: Seed
+    """Seed of the order of windows, of dropout and of a new head."""
 
 
 class Finetune(Training):
     """FP32 fine-tuning."""
 
     epochs: Literal["auto"] | Epochs
+    """`auto`: none for a model with a trained question-answering head, else 2."""
 
     def epochs_for(self, has_head: bool) -> float:
         """How many epochs: `auto` is none for a checkpoint with a trained head, else 2.
@@ -138,22 +172,34 @@ class Calibrate(_Section):
     """Post-training quantization: `bert_qa.quantization.nncf_model.calibrate`."""
 
     examples: Count
+    """Questions of the training set whose windows give the ranges."""
     seed: Seed
+    """Seed of their draw."""
     preset: Literal["mixed", "performance"]
+    """`mixed`: asymmetric activations; `performance`: symmetric ones."""
     quantize_attention: bool
+    """Whether the two products of attention, which have no weights, are INT8 too."""
     shift_channels: bool
+    """Whether channels between layers are centered on zero."""
     split_channels: Annotated[int, Field(ge=0, le=2**16)]
+    """Copies of outlier channels that are added to each feed-forward layer."""
     smooth_quant_alpha: Annotated[Real, Field(ge=-1, le=1)]
+    """How much of the outliers SmoothQuant moves into weights; -1 leaves it out."""
     overflow_fix: bool
+    """Whether weights have wider ranges, so that no sum overflows on processors without VNNI."""
     rounding: Literal["gptq", "nearest"]
+    """How weights are rounded: `gptq`, so that each layer's output stays; `nearest`, one by one."""
 
 
 class Train(Training):
     """Quantization-aware training."""
 
     epochs: Epochs
+    """Passes over the training windows; 0 leaves the calibrated model as it is."""
     distillation_weight: Fraction
+    """Share of the FP32 model's logits in the loss; the rest is the labels'."""
     distillation_temperature: Annotated[Real, Field(ge=0.01, le=1000)]
+    """That both models' logits are divided by, before they are compared."""
 
 
 class Trained(BaseModel):
@@ -176,39 +222,59 @@ class Infer(_Section):
     """Inference on a table."""
 
     input: Name
+    """A CSV, Parquet or JSON Lines file, or a folder of them."""
     output: Name
+    """What the answers are written to, in the same format."""
     provider: Provider
+    """Execution provider of ONNX Runtime."""
     precision: Precision
+    """Precision of the operators that stay in floating point."""
     on_error: Literal["fail", "keep"]
+    """`keep` gives a row that cannot be answered an empty answer and the reason in a column Error.
+    """
     escape_formulas: bool
+    """Whether cells that a spreadsheet would run get a ' before them."""
     sessions: Literal["auto"] | Count
+    """Processes that run the model; `auto`: as processors and free memory allow."""
     max_context_characters: Count
+    """Characters of a context or a question; a row with more cannot be answered."""
 
 
 class Evaluate(_Section):
     """Evaluation and its gate."""
 
     provider: Provider
+    """Execution provider of ONNX Runtime."""
     precision: Precision
+    """Precision of the operators that stay in floating point."""
     language: Language = "en"
+    """Whose articles and characters scores know: SQuAD's for `en`, MLQA's for the others."""
     max_f1_drop: Annotated[Real, Field(ge=0, le=100)]
+    """Points of F1 that INT8 may lose against FP32 before the stage fails."""
 
 
 class Benchmark(_Section):
     """What the benchmark asks of each contender."""
 
     questions: Count | None
+    """Questions of the validation set; null for all."""
     rounds: Count
+    """How often each contender answers them, in a fresh process."""
     lengths: Annotated[list[Count], Field(min_length=1)]
+    """Tokens of a single question with its context."""
     repeats: Count
+    """How often each contender answers one of each length."""
     rows: Annotated[list[Count], Field(min_length=1)]
+    """Rows of tables with short contexts, for the growth of time and memory."""
     steps: Annotated[int, Field(ge=0, lt=2**31)]
+    """Training steps of each kind; 0 for none."""
 
 
 class Checkpoints(_Section):
     """Unfinished runs: `bert_qa.unfinished`."""
 
     other_runs: Annotated[int, Field(ge=0, lt=2**31)]
+    """Unfinished runs kept for each stage, beside the one that runs: the last used."""
 
 
 class Params(_Section):

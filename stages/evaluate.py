@@ -1,7 +1,7 @@
 """Stage evaluate: EM and F1 of FP32, PTQ and QAT on the execution provider.
 
-Writes metrics/evaluation.json, a plot of F1 by question word and the answers of each model in
-SQuAD's prediction format; then fails if INT8 lost more than `evaluate.max_f1_drop`.
+Writes metrics/evaluation.json, the tables of plots and the answers of each model in SQuAD's
+prediction format; then fails if INT8 lost more than `evaluate.max_f1_drop`.
 """
 
 import gc
@@ -27,8 +27,9 @@ class Params(Sections):
 
 def main() -> None:
     # Here and not above, where the processes of Sessions would import torch for nothing.
-    from bert_qa.evaluation import check_f1_drop, compare, evaluate, f1_by_question_word, summary
+    from bert_qa.evaluation import check_f1_drop, compare, evaluate, summary
     from bert_qa.files import whole_file, whole_folder, write_json
+    from bert_qa.plots import plot_tables
     from bert_qa.progress import progress
     from bert_qa.sessions import Sessions
     from bert_qa.squad import read_examples
@@ -59,8 +60,9 @@ def main() -> None:
             texts = (answer.text for answer in result.answers)
             ids = (example.id for example in examples)
             write_json(out / f"{name}.json", dict(zip(ids, texts, strict=True)))
-    with whole_file(Path("metrics/f1_by_question.csv")) as partial:
-        f1_by_question_word(results, trained).to_csv(partial, index=False, lineterminator="\n")
+    for name, table in plot_tables(results, trained).items():
+        with whole_file(Path(f"metrics/plots/{name}.csv")) as partial:
+            table.to_csv(partial, index=False, lineterminator="\n")
     metrics = compare(results)
     write_json(Path("metrics/evaluation.json"), metrics)
     print(summary(metrics, trained))

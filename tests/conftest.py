@@ -63,6 +63,7 @@ STAGES = [
     "export",
     "infer",
     "evaluate",
+    "draw",
     "package",
 ]
 

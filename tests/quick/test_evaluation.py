@@ -16,14 +16,13 @@ from bert_qa.evaluation import (
     bootstrap_interval,
     compare,
     evaluate,
-    f1_by_question_word,
-    question_word,
     same_answers,
     summary,
 )
 from bert_qa.logits import Logits
 from bert_qa.metrics import score_each
 from bert_qa.params import Decoding, Windows
+from bert_qa.plots import plot_tables
 from bert_qa.spans import Answer
 from bert_qa.squad import Example, Span, read_questions
 from bert_qa.windows import WindowSet, make_windows
@@ -136,41 +135,13 @@ def test_the_interval_is_the_bootstrap_s() -> None:
     assert bootstrap_interval([2.5]) == (2.5, 2.5)
 
 
-def test_f1_by_question_word(tmp_path: Path) -> None:
-    """The word has a column of its own: with the count beside it, no two data sets share a row."""
-    table = f1_by_question_word(results(tmp_path), trained=True)
-    assert table.columns.tolist() == ["question", "questions", "model", "f1"]
-    assert table.values.tolist() == [
-        ["where", 2, "FP32", 83.3333],
-        ["who", 2, "FP32", 100.0],
-        ["where", 2, "INT8, QAT", 83.3333],
-        ["who", 2, "INT8, QAT", 50.0],
-    ]
-
-
 def test_a_model_that_was_not_trained_is_not_called_qat(tmp_path: Path) -> None:
     models = results(tmp_path)
-    table = f1_by_question_word(models, trained=False)
-    assert set(table["model"]) == {"FP32", "INT8, no QAT"}
+    for table in plot_tables(models, trained=False).values():
+        assert set(table["model"]) <= {"FP32", "INT8, no QAT"}
     printed = summary(compare(models), trained=False)
     assert "INT8, no QAT " in printed
     assert "INT8, QAT" not in printed
-
-
-@pytest.mark.parametrize(
-    ("question", "word"),
-    [
-        ("In how many years did whales recover?", "how many"),
-        ("How was it built?", "how"),
-        ("For whom was it built?", "who"),
-        ("Whose idea was it?", "who"),
-        ("Name the whole team.", "other"),
-        ("At which gate?", "which"),
-        ("Why did he leave when it rained?", "why"),
-    ],
-)
-def test_question_words(question: str, word: str) -> None:
-    assert question_word(question) == word
 
 
 def test_same_answers_compares_text() -> None:

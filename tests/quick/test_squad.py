@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_qa.errors import UserError, one_line
-from bert_qa.evaluation import question_word
+from bert_qa.plots import question_word
 from bert_qa.squad import (
     Example,
     Fault,
