@@ -30,12 +30,13 @@ class Setting:
 
     Attributes:
         checkpoint: folder of the FP32 model in torch.
-        fp32, qat: folders of the exported models.
+        fp32, ptq, qat: folders of the exported models.
         optimum_intel: folder of what `quantize_with_optimum_intel` makes.
     """
 
     checkpoint: Path
     fp32: Path
+    ptq: Path
     qat: Path
     optimum_intel: Path
     windows: Windows
@@ -258,6 +259,7 @@ _ALL = [
     Contender("pipeline, Optimum Intel INT8", "INT8", _optimum_intel_pipeline, peer=True),
     Contender("this project, CPU provider INT8", "INT8", lambda s: Project(s.qat, s, CPU)),
     Contender("this project, FP32", "FP32", lambda s: Project(s.fp32, s)),
+    Contender("this project, INT8 PTQ", "INT8", lambda s: Project(s.ptq, s)),
     Contender(PROJECT_INT8, "INT8", lambda s: Project(s.qat, s)),
 ]
 _BF16 = Contender(

@@ -55,6 +55,50 @@ def draw(
     plt.close(figure)
 
 
+def draw_speed(contenders: Rows, title: str, path: Path) -> None:
+    """Draw F1 against speed into a PNG, a point a contender.
+
+    Args:
+        contenders: by name, the figures of `report`, with `f1`.
+        title, path: as in `draw`.
+    """
+    figure = plt.figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, row in contenders.items():
+        marker = "s" if CONTENDERS[name].precision == "FP32" else "o"
+        x, y = row["questions_per_second"], row["f1"]
+        axes.scatter(x, y, s=60, marker=marker, color=_color(name), zorder=3)
+    _label(axes, contenders)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.25, y=0.2)
+    axes.set_xlabel("questions per second over a CSV, end to end")
+    axes.set_ylabel("F1")
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"Speed and F1: squares FP32, circles INT8; {title}", loc="left", fontsize=10)
+    figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def _label(axes: Axes, contenders: Rows) -> None:
+    """Name the points; of points that lie close together, the names stand below each other."""
+    lowest = float("inf")
+    step = (
+        max(r["f1"] for r in contenders.values()) - min(r["f1"] for r in contenders.values())
+    ) / 14
+    for name, row in sorted(contenders.items(), key=lambda each: -each[1]["f1"]):
+        height = min(row["f1"], lowest - step)
+        lowest = height
+        axes.annotate(
+            name.replace("this project", "here"),
+            (row["questions_per_second"], row["f1"]),
+            (row["questions_per_second"], height),
+            textcoords="data",
+            fontsize=8,
+        )
+
+
 def _draw_throughput(axes: Axes, names: Sequence[str], contenders: Rows) -> None:
     speeds = [contenders[name]["questions_per_second"] for name in names]
     bars = axes.barh(names, speeds, color=[_color(name) for name in names], height=0.68)

@@ -19,7 +19,7 @@ from bert_qa.params import Benchmark, Calibrate, Decoding, Evaluate, Sections, W
 
 VALIDATION, WINDOWS = Path("data/squad/validation.jsonl"), Path("data/windows/train.arrow")
 FP32, PTQ = Path("models/fp32"), Path("models/ptq")
-ONNX_FP32, ONNX_QAT = Path("models/onnx/fp32"), Path("models/onnx/qat")
+ONNX = Path("models/onnx")
 
 
 class Params(Sections):
@@ -35,7 +35,7 @@ def main() -> None:
 
     from benchmark.contenders import Setting
     from benchmark.measure import measure_all, summary
-    from benchmark.plot import draw
+    from benchmark.plot import draw, draw_speed
     from benchmark.training_step import step_seconds
     from bert_qa.cpu import machine
     from bert_qa.files import whole_file, write_json
@@ -50,9 +50,9 @@ def main() -> None:
     steps = step_seconds(FP32, PTQ, windows, params.benchmark.steps)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        setting = Setting(
-            FP32, ONNX_FP32, ONNX_QAT, folder / "optimum-intel", params.windows, params.decoding
-        )
+        exported = (ONNX / "fp32", ONNX / "ptq", ONNX / "qat")
+        optimum_intel = folder / "optimum-intel"
+        setting = Setting(FP32, *exported, optimum_intel, params.windows, params.decoding)
         measured = measure_all(
             examples, windows, setting, folder, params.benchmark, language=params.evaluate.language
         )
@@ -61,9 +61,11 @@ def main() -> None:
     with whole_file(Path("metrics/benchmark.csv")) as partial:
         rows = pd.DataFrame.from_dict(measured["contenders"], orient="index")
         rows.to_csv(partial, index_label="contender")
+    title = f"{len(examples)} questions, {machine()}"
     with whole_file(Path("metrics/benchmark.png")) as partial:
-        title = f"{len(examples)} questions, {machine()}"
         draw(measured["contenders"], measured["growth"], params.benchmark.lengths, title, partial)
+    with whole_file(Path("metrics/speed.png")) as partial:
+        draw_speed(measured["contenders"], title, partial)
     print(summary(measured["contenders"]))
 
 

@@ -90,8 +90,11 @@ def test_metrics_and_plots_show_something(reproduced: Project) -> None:
         assert metrics[name]["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
     plots = json.loads(reproduced.check("dvc", "plots", "show", "--json"))
     logs = {f"metrics/train/plots/metrics/{name}.tsv" for name in ("loss", "learning_rate")}
-    assert {*logs, "metrics/f1_by_question.csv"} <= plots["data"].keys()
+    tables = {f"metrics/plots/{name}.csv" for name in ("scores", "f1_by_question", "confidence")}
+    assert logs | tables <= plots["data"].keys()
     assert not plots.get("errors")
+    pictures = {file.name for file in (reproduced.folder / "metrics/pictures").iterdir()}
+    assert {"loss.png", "scores.png", "divergence.png"} <= pictures
 
 
 def test_no_pair_of_trained_weights_overflows(reproduced: Project) -> None:
@@ -179,14 +182,9 @@ def test_every_contender_answers_the_table(
     """The benchmark's, each in its process; Optimum Intel's, which quantizes first, apart."""
     monkeypatch.chdir(reproduced.folder)
     params = read_all_params()
-    setting = Setting(
-        Path("models/fp32"),
-        Path("models/onnx/fp32"),
-        Path("models/onnx/qat"),
-        Path("none"),
-        params.windows,
-        params.decoding,
-    )
+    exported = (Path("models/onnx/fp32"), Path("models/onnx/ptq"), Path("models/onnx/qat"))
+    checkpoint, none = Path("models/fp32"), Path("none")
+    setting = Setting(checkpoint, *exported, none, params.windows, params.decoding)
     right = {}
     for name in CONTENDERS.keys() - {"pipeline, Optimum Intel INT8"}:
         with Worker(name, setting) as worker:

@@ -17,7 +17,7 @@ from benchmark.measure import (
     scores,
     write_table,
 )
-from benchmark.plot import draw
+from benchmark.plot import draw, draw_speed
 from benchmark.roofline import operations
 from bert_qa.cpu import machine
 from bert_qa.errors import UserError
@@ -84,6 +84,12 @@ def test_the_picture_is_one(tmp_path: Path) -> None:
     draw(report(figures, 10), growth, list(latencies), machine(), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.png").stat().st_size > 20_000
+    rows = report(figures, 10)
+    for number, row in enumerate(rows.values()):
+        row["f1"] = 70.0 + number % 2
+    draw_speed(rows, machine(), tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
 def test_releases_know_the_model_by_the_benchmark_s_name() -> None:
