@@ -41,7 +41,7 @@ def open_repo() -> Iterator[Repo]:
             except LockError:
                 raise UserError(
                     f"this clone is busy: {_lock_holder(Path(repo.tmp_dir))}; wait until it has"
-                    " ended, or use another clone (README.md, Other parameters)"
+                    " ended, or use another clone (docs/experiments.md)"
                 ) from None
     except (DvcException, AuthError) as error:
         raise UserError(f"dvc: {first_sentence(error)}") from None

@@ -225,7 +225,7 @@ def test_a_clone_that_another_command_holds_is_called_busy(cloud: Project, scrip
         holder.wait()
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: this clone is busy: process {holder.pid} (python -c")
-    assert done.stderr.rstrip().endswith("or use another clone (README.md, Other parameters)")
+    assert done.stderr.rstrip().endswith("or use another clone (docs/experiments.md)")
     assert done.stderr.count("\n") == 1
 
 

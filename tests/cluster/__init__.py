@@ -1,1 +1,1 @@
-"""Tests of releases, of the container and of cloud/, against Azurite and loopback servers."""
+"""Tests of tables on a cluster, against real Ray on this machine."""

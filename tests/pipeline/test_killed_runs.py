@@ -74,7 +74,7 @@ def test_a_killed_experiment_of_the_queue_goes_on(unchanged: Project) -> None:
     process.wait()
     runs = list((unchanged.folder / "models/checkpoints/train").iterdir())
     assert len(runs) == 1
-    for lock in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):  # README: after a kill of DVC itself
+    for lock in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):  # docs/experiments.md, After a kill
         (unchanged.folder / lock).unlink(missing_ok=True)
     output = unchanged.check("dvc", "exp", "run", "-S", "train.max_steps=5")
     assert "resuming from step" in output

@@ -49,11 +49,12 @@ def test_every_loader_is_told_to_run_no_code_of_a_stranger(folder: str) -> None:
 
 
 def test_what_readers_copy_is_told_so_too() -> None:
-    """The snippets of the README and of the model card."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The snippets of the README, of docs/tables.md and of the model card."""
+    pages = (ROOT / "README.md", ROOT / "docs/tables.md")
+    shown = "".join(page.read_text(encoding="utf-8") for page in pages)
     card = (ROOT / "bert_qa/model_card.md.jinja").read_text(encoding="utf-8")
-    snippets = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert snippets
+    snippets = re.findall(r"```python\n(.*?)```", shown, re.DOTALL)
+    assert len(snippets) > 3
     for snippet in snippets:
         assert list(calls_without(ast.parse(snippet))) == []
     code = "".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))

@@ -216,7 +216,7 @@ def test_units(text: str, units: list[str]) -> None:
     [("xquad/xquad.zh.json", 97.5), ("xquad/xquad.es.json", 99.0), ("squad/dev.json", 99.0)],
 )
 def test_labels_can_be_decoded(form: str, name: str, wanted: float) -> None:
-    """README has the table: `pytest -s -k labels_can_be_decoded`."""
+    """docs/results.md has the table: `pytest -s -k labels_can_be_decoded`."""
     file: Path = SHARED / name
     if not file.is_file():
         pytest.skip(f"no {name} beside this checkout")

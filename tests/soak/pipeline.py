@@ -292,10 +292,10 @@ class Pipeline:
         self.report.count("a file cut off", kind)
 
     def _last(self, copy: Project, kind: str, command: list[str]) -> Ended | None:
-        """Run undisturbed; what DVC says to remove is removed first, as README says."""
+        """Run undisturbed; first remove what docs/experiments.md says."""
         ended = self.runner.run(command, copy.folder)
         if "JSON structure is corrupted" in ended.said:
-            self.report.count("DVC's rwlock removed", "as README says")
+            self.report.count("DVC's rwlock removed", "as docs/experiments.md says")
             (copy.folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
             ended = self.runner.run(command, copy.folder)
         if self.runner.judge(kind, ended) == "went through":
