@@ -135,6 +135,7 @@ def _losses(losses: Mapping[str, pd.DataFrame], axes: Axes) -> None:
     for color, (stage, some) in zip(("#1b6ca8", COLORS[2]), losses.items(), strict=True):
         if len(some):
             axes.plot(some["step"], some["loss"], "o-", color=color, label=stage, markersize=3)
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
