@@ -98,8 +98,10 @@ processes: $(VENV)/installed ## quantization-aware training by one process and b
 experiments: $(VENV)/installed ## what experiments changed and scored, in a terminal's width
 	@$(IN_VENV) dvc exp show --no-pager --only-changed --drop '$(UNSHOWN)'
 
-# Of the columns of `dvc exp show`, those that leave room for the parameters that were changed.
-UNSHOWN = Created|Executor|State|.*\.(size|exact_match|answer_f1|HasAns|NoAns|.*_(low|high)).*|.*ptq.*|metrics/(train|finetune).*|[a-z_]+:.*
+# Columns of `dvc exp show` that fit a terminal: what was changed, and those scores that it changed.
+SCORES := questions|fp32\.f1|qat\.(f1|f1_difference|same_answers|divergence)
+SECTIONS := dataset|model|windows|decoding|finetune|calibrate|train|infer|evaluate
+UNSHOWN := (?!Experiment$$|($(SCORES))$$|($(SECTIONS))\.).*
 
 gpu: $(VENV)/installed ## quantization-aware training steps on a GPU, in eight minutes
 	$(IN_VENV) python -m benchmark.gpu
