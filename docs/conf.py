@@ -15,11 +15,13 @@ exclude_patterns = ["requirements.txt"]
 
 
 def setup(app: Any) -> None:
-    """Give the site a menu: the pages in the order in which README.md lists them."""
-    app.connect("source-read", _add_menu)
+    """Make of each page one of a site."""
+    app.connect("source-read", _for_site)
 
 
-def _add_menu(app: Any, name: str, source: list[str]) -> None:
-    if name == root_doc:
+def _for_site(app: Any, name: str, source: list[str]) -> None:
+    # Files of the repository are no pages: their links, which tests check, become text.
+    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", source[0])
+    if name == root_doc:  # the menu: the pages in the order in which it lists them
         pages = re.findall(r"\]\((\w+)\.md\)", Path(app.srcdir, "README.md").read_text("utf-8"))
         source[0] += "\n```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
