@@ -10,7 +10,7 @@ PYTEST := $(IN_VENV) python -m pytest
   pull release versions azurite azure-check adapter faults encoders docs soak kills clean-checkpoints clean
 
 help: ## these lines
-	@sed -n 's/^\([a-z][a-z -]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+	@sed -n 's/^\([a-z][a-z -]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-16s %s\n", $$1, $$2}'
 
 repro: $(VENV)/installed ## from a clean clone to an INT8 model and an answered CSV
 	@$(IN_VENV) python scripts/repro.py
@@ -47,31 +47,31 @@ lock: $(VENV)/installed ## pin pyproject.toml's requirements anew; UPGRADE= keep
 UPGRADE ?= --upgrade
 
 # Experiments on public questions, or on files of one's own, and on the embedded model, or one's own MODEL.
-TRAIN ?= data/public/train.jsonl
-VALIDATION ?= data/public/validation.jsonl
+TRAIN ?=
+VALIDATION ?=
 MODEL ?=
 EXPERIMENT = $(IN_VENV) python scripts/experiment.py
-REAL_DATA = --train $(TRAIN) --validation $(VALIDATION)
-PUBLIC = $(if $(filter data/public/%,$(TRAIN) $(VALIDATION)),data/public/train.jsonl)
+# Both files or none: a model that was trained on one's own questions is not to be scored on others by mistake.
+OWN = $(strip $(TRAIN)$(VALIDATION))
+PUBLIC = $(if $(OWN),,data)
+PUBLIC_DATA = --train data/public/train.jsonl --validation data/public/validation.jsonl
+REAL_DATA = $(if $(OWN),$(if $(TRAIN),--train $(TRAIN)) $(if $(VALIDATION),--validation $(VALIDATION)),$(PUBLIC_DATA))
 
-data: data/public/train.jsonl ## the public questions that the results are measured on
-
-data/public/train.jsonl: scripts/fetch_data.py experiments/data/sources.yaml | $(VENV)/installed
+data: $(VENV)/installed ## the public questions that the results are measured on
 	$(IN_VENV) python scripts/fetch_data.py
-	@touch $@
 
 real hard grid: $(VENV)/installed $(PUBLIC) ## experiments on TRAIN, VALIDATION and MODEL: see experiments/
 	$(EXPERIMENT) $@ $(REAL_DATA) $(if $(MODEL),--model $(MODEL))
 
-rest: $(VENV)/installed data/public/train.jsonl ## the models of `make real` on the questions that it left
-	$(EXPERIMENT) $@ --train $(TRAIN) --validation data/public/rest.jsonl $(if $(MODEL),--model $(MODEL))
+rest: $(VENV)/installed data ## the models of `make real` on the questions that it left
+	$(EXPERIMENT) $@ --train data/public/train.jsonl --validation data/public/rest.jsonl \
+	  $(if $(MODEL),--model $(MODEL))
 
 # An encoder other than BERT, KIND, with the weights of a BERT, which answer there as well.
 KIND ?= deberta-v2
-BERT ?= models/fp32
 
-graft: $(VENV)/installed $(PUBLIC) ## the same with another encoder, KIND, that has the weights of BERT
-	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(BERT) models/grafted
+graft: $(VENV)/installed $(PUBLIC) ## the same with another encoder, KIND, that has the weights of MODEL
+	$(IN_VENV) python scripts/graft_encoder.py $(KIND) $(or $(MODEL),models/minilm-squad) models/grafted
 	$(EXPERIMENT) $@ $(REAL_DATA) --model models/grafted
 
 benchmark: $(VENV)/installed $(PEERS)/installed ## speed, memory and accuracy of the last run, beside other ways
@@ -85,9 +85,9 @@ benchmark-large: $(VENV)/installed $(PEERS)/installed ## speed and memory of a m
 # ROWS or MINUTES, whichever comes first, on this machine and then through Ray on it.
 ROWS ?= 1000000
 MINUTES ?= 60
-SOURCE ?= data/sample/validation.json
+SOURCE ?= data/public/train.jsonl
 
-million: $(VENV)/installed ## a million rows, or an hour of them: speed and memory over time
+million: $(VENV)/installed $(if $(filter data/public/%,$(SOURCE)),data) ## a million rows, or an hour of them: speed and memory over time
 	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE)
 	$(IN_VENV) python -m benchmark.million --rows $(ROWS) --minutes $(MINUTES) --source $(SOURCE) \
 	  --cluster auto --out metrics/million-ray.csv
@@ -135,7 +135,7 @@ azure-check: .venv-az/installed ## cloud/ as Azure's own software reads it
 	.venv-az/bin/pip install --disable-pip-version-check --quiet -r cloud/requirements.txt
 	@touch $@
 
-adapter: $(VENV)/installed ## train the LoRA adapter of the embedded model, kept in models/minilm-squad/
+adapter: $(VENV)/installed $(PUBLIC) ## train the LoRA adapter of the embedded model, kept in models/minilm-squad/
 	$(IN_VENV) python scripts/train_adapter.py $(REAL_DATA) --out models/minilm-squad
 
 faults: $(VENV)/installed ## docs/faults.md: what a user sees of each fault that a test is marked with
@@ -148,8 +148,8 @@ docs: $(VENV)/installed .venv-docs/installed ## docs/ as a site, build/docs/READ
 	$(IN_VENV) python -m scripts.parameter_reference
 	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --nitpicky docs build/docs
 
-.venv-docs/installed: docs/requirements.txt
-	python3 -m venv .venv-docs
+.venv-docs/installed: docs/requirements.txt | $(VENV)/installed
+	$(VENV)/bin/python -m venv .venv-docs
 	.venv-docs/bin/pip install --disable-pip-version-check --quiet -r docs/requirements.txt
 	@touch $@
 

@@ -31,6 +31,7 @@ from tabulate import tabulate
 
 from bert_qa.errors import UserError, first_sentence, one_line, run
 from bert_qa.files import whole_file
+from bert_qa.params import PARAMS_FILE
 from bert_qa.stage_costs import Cost, noted, table
 
 FOLDER = Path("experiments")
@@ -79,8 +80,8 @@ class Experiment(BaseModel):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run an experiment of experiments/.")
     parser.add_argument("name", nargs="?", help="without one, lists what there is")
-    parser.add_argument("--train", type=Path, help="SQuAD JSON, where an experiment takes it")
-    parser.add_argument("--validation", type=Path, help="SQuAD JSON")
+    parser.add_argument("--train", type=Path, help="questions, where an experiment takes them")
+    parser.add_argument("--validation", type=Path, help="the same, for the scores")
     parser.add_argument("--model", type=Path, help="a fine-tuned one's folder; else the embedded")
     parser.add_argument(
         "-S", dest="set", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run`"
@@ -91,7 +92,8 @@ def main() -> None:
         print(tabulate([(file.stem, read_experiment(file).description) for file in files]))
         return
     experiment = read_experiment(FOLDER / f"{arguments.name}.yaml")
-    changes = experiment.overrides | _own(experiment, arguments)
+    own = _own(experiment, arguments)
+    changes = _committed(PARAMS_FILE) | experiment.overrides | own
     prefix = f"{arguments.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not experiment.variants:
         command = _command(experiment, prefix, changes, arguments.set)
@@ -135,6 +137,31 @@ def read_experiment(file: Path) -> Experiment:
         raise UserError(f"{file}: {key}: {first['msg']}; fix it") from None
 
 
+def _committed(file: Path) -> Overrides:
+    """The parameters of the commit, where the file here has others: experiments leave theirs in it.
+
+    Raises:
+        UserError: one of the two cannot be read, or is not in git.
+    """
+    committed = _flat(_output("git", "show", f"HEAD:./{file}"), f"HEAD:{file}")
+    here = _flat(file.read_text(encoding="utf-8"), str(file)) if file.exists() else {}
+    left = {key: value for key, value in committed.items() if here.get(key) != value}
+    if left:
+        print(f"{file}: as it was committed, and not as it is here: {', '.join(left)}")
+    return left
+
+
+def _flat(text: str, source: str) -> Overrides:
+    """A file of parameters as `section.key` and value."""
+    try:
+        sections = YAML(typ="safe").load(text)
+        return {f"{name}.{key}": value for name, s in sections.items() for key, value in s.items()}
+    except (YAMLError, AttributeError) as error:
+        raise UserError(
+            f"{source}: not parameters: {first_sentence(error)}; git restore {PARAMS_FILE}"
+        ) from None
+
+
 def _own(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
     """Overrides for the user's own files."""
     options = {
@@ -147,7 +174,7 @@ def _own(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
         if path is None:
             continue
         if not path.exists():
-            raise UserError(f"{option}: no such file: {path}")
+            raise UserError(f"{option}: no such file: {path}; give the path of one that is there")
         given[key] = str(path.resolve())
     if not experiment.real_data:
         return given

@@ -2,7 +2,7 @@
 
 Each file is pinned by its commit and SHA-256 in experiments/data/sources.yaml and is kept once it
 is here. Writes train, validation and rest (what `experiments/real.yaml` leaves of train) under
-data/public/, as JSON Lines, and says whether they are the questions that were measured.
+data/public/, as JSON Lines, and fails where they are not the questions that were measured.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import argparse
 import hashlib
 import json
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,8 +41,14 @@ ENDPOINT = "RAW_GITHUB_ENDPOINT"
 """The environment variable with a mirror of raw.githubusercontent.com."""
 
 ATTEMPTS = 3
+PAUSE = 2.0
+"""Seconds before the second attempt; twice as many before the third."""
+
 TIMEOUT = 30.0
 """Seconds without a byte, after which an attempt has failed."""
+
+PASSING = {429, 500, 502, 503, 504}
+"""What a server says that may say otherwise soon."""
 
 LONGEST_ANSWER = 160
 """Characters; longer ones are whole sentences that an annotator took for an answer."""
@@ -88,28 +96,32 @@ class Sources(BaseModel):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sources", type=Path, default=SOURCES)
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    sources = read_sources(arguments.sources)
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    sources = read_sources(SOURCES)
     splits: dict[str, list[Example]] = {}
     for source in sources.files:
-        file = arguments.out / "raw" / Path(source.path).name
+        file = OUT / "raw" / Path(source.path).name
         fetch(source, file)
-        listed = source.questions and arguments.sources.parent / source.questions
+        listed = source.questions and SOURCES.parent / source.questions
         records = questions(file, source.articles, read_selection(listed) if listed else None)
         splits.setdefault(source.split, []).extend(examples_from_records(records, str(file)))
     taken = {
         example.id for example in subset(splits["train"], sources.train_examples, sources.seed)
     }
     splits["rest"] = [example for example in splits["train"] if example.id not in taken]
+    others = []
     for split, examples in splits.items():
-        file = arguments.out / f"{split}.jsonl"
+        file = OUT / f"{split}.jsonl"
         write_examples(file, examples)
-        same = hash_file(file) == sources.measured[split]
-        what = "those that were measured" if same else "NOT those that were measured"
-        print(f"{file}: {len(examples)} questions, {what}")
+        if hash_file(file) != sources.measured[split]:
+            others.append(str(file))
+        print(f"{file}: {len(examples)} questions")
+    if others:
+        # The sources are pinned, so that it is this script that reads them otherwise.
+        raise UserError(
+            f"{', '.join(others)}: not byte for byte the questions that docs/results.md is of;"
+            " please report it. The files are complete, and their figures are others"
+        )
 
 
 def read_sources(file: Path) -> Sources:
@@ -136,46 +148,56 @@ def fetch(source: Source, file: Path) -> None:
     """
     if file.is_file() and hash_file(file) == source.sha256:
         return
-    host = os.environ.get(ENDPOINT, "https://raw.githubusercontent.com").rstrip("/")
-    url = f"{host}/{source.repository}/{source.commit}/{source.path}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with whole_file(file) as partial:
-                _download(url, source, partial)
-            return
-        except httpx.HTTPStatusError as error:
-            raise UserError(
-                f"{url}: the server says {error.response.status_code}; set {ENDPOINT} to a mirror,"
-                f" or put the file at {file}"
-            ) from None
-        except httpx.HTTPError as error:
-            if attempt == ATTEMPTS:
-                raise UserError(
-                    f"{url}: {first_sentence(error) or type(error).__name__}; try again, or put the"
-                    f" file at {file}"
-                ) from None
-        except httpx.InvalidURL as error:
-            raise UserError(f"{ENDPOINT}: {first_sentence(error)}") from None
-
-
-def _download(url: str, source: Source, out: Path) -> None:
-    digest = hashlib.sha256()
-    with (
-        httpx.stream("GET", url, timeout=TIMEOUT, follow_redirects=True) as answer,
-        out.open("wb") as content,
-        progress(Path(source.path).name, source.size, "B") as bar,
-    ):
-        answer.raise_for_status()
-        for block in answer.iter_bytes():
-            content.write(block)
-            digest.update(block)
-            bar.update(len(block))
-    if digest.hexdigest() != source.sha256:
+    host = os.environ.get(ENDPOINT) or "https://raw.githubusercontent.com"
+    url = f"{host.rstrip('/')}/{source.repository}/{source.commit}/{source.path}"
+    remedy = f"try again, set {ENDPOINT} to a mirror, or put the file at {file}"
+    try:
+        client = httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         raise UserError(
-            f"{url}: its SHA-256 is {digest.hexdigest()}, not {source.sha256}, which"
-            f" {SOURCES} pins; nothing was kept"
-        )
+            f"the environment's proxy or certificates cannot be used: {first_sentence(error)}; fix"
+            " ALL_PROXY, HTTPS_PROXY or SSL_CERT_FILE"
+        ) from None
+    with client:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with whole_file(file) as partial:
+                    found = _download(client, url, source, partial)
+                    if found != source.sha256:
+                        raise UserError(
+                            f"{url}: its SHA-256 is {found}, not the pinned {source.sha256};"
+                            f" nothing was kept: {remedy}"
+                        )
+                return
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise UserError(
+                    f"{ENDPOINT}: found {host!r}: {first_sentence(error)}; give https://HOST"
+                ) from None
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                if status not in PASSING or attempt == ATTEMPTS:
+                    raise UserError(f"{url}: the server says {status}; {remedy}") from None
+                why = f"the server says {status}"
+            except httpx.HTTPError as error:
+                why = first_sentence(error) or type(error).__name__
+                if attempt == ATTEMPTS:
+                    raise UserError(f"{url}: {why}; {remedy}") from None
+            print(f"{url}: {why}; trying again", file=sys.stderr, flush=True)
+            time.sleep(attempt * PAUSE)
+
+
+def _download(client: httpx.Client, url: str, source: Source, out: Path) -> str:
+    """Download into a file; return the SHA-256 of what came."""
+    digest = hashlib.sha256()
+    with client.stream("GET", url) as answer:
+        answer.raise_for_status()
+        name, kilobytes = Path(source.path).name, source.size // 1000
+        with out.open("wb") as content, progress(name, kilobytes, "kB") as bar:
+            for block in answer.iter_bytes():
+                content.write(block)
+                digest.update(block)
+                bar.update(content.tell() // 1000 - bar.n)
+    return digest.hexdigest()
 
 
 def read_selection(file: Path) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
+from bert_qa.adapter import merge_adapter
 from bert_qa.checkpoints import load_model, save_checkpoint
 from bert_qa.errors import UserError, run
 from bert_qa.files import whole_folder
@@ -51,10 +52,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with TemporaryDirectory() as name, whole_folder(arguments.out) as out:
         base = Path(name)
-        build_checkpoint(arguments.source, base, str(arguments.source))
+        if (arguments.source / "adapter_config.json").exists():  # the embedded model
+            merge_adapter(arguments.source, base)
+        else:
+            build_checkpoint(arguments.source, base, str(arguments.source))
         bert, _ = load_model(base, dropout=True)
         if bert.config.model_type != "bert":
-            raise UserError(f"{arguments.source}: a {bert.config.model_type}, and no BERT")
+            raise UserError(
+                f"{arguments.source}: a {bert.config.model_type}, and no BERT; give the"
+                " folder of one: make graft MODEL=FOLDER"
+            )
         torch.manual_seed(0)
         save_checkpoint(out, graft(bert, arguments.kind), base)
 

@@ -207,6 +207,41 @@ def test_two_machines_train_one_model(two: Project, start: Project, tmp_path: Pa
         assert (project.folder / "models/qat/model.safetensors").read_bytes() == wanted
 
 
+NNCF_STEPS = """
+import torch
+import torch.distributed as together
+from pathlib import Path
+from torch.nn.parallel import DistributedDataParallel
+from bert_qa.quantization.nncf_model import load_quantized
+
+together.init_process_group("gloo")
+torch.manual_seed(together.get_rank())  # each process has windows of its own
+model = load_quantized(Path("models/ptq"))
+before = sum(p.detach().double().abs().sum() for p in model.parameters())
+shared = DistributedDataParallel(model)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+for _ in range(2):
+    ids = torch.randint(1000, 2000, (2, 32))
+    fields = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    logits = shared(input_ids=ids, **fields)
+    (logits.start_logits**2 + logits.end_logits**2).mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+after = sum(p.detach().double().abs().sum() for p in model.parameters())
+print("weights", float(before) != float(after), float(after).hex(), flush=True)
+"""
+
+
+def test_nncf_s_own_quantizers_train_in_processes_too(reproduced: Project, tmp_path: Path) -> None:
+    """The stage trains with this project's, which are faster; both end alike in all processes."""
+    (tmp_path / "steps.py").write_text(NNCF_STEPS)
+    launcher = ("python", "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    said = reproduced.check(*launcher, str(tmp_path / "steps.py"))
+    first, second = re.findall(r"weights (\w+) (\S+)", said)
+    assert first == second
+    assert first[0] == "True"
+
+
 def test_one_process_is_alone_whatever_other_machines_there_are(one: Project) -> None:
     """Azure ML's launcher says of itself that it is there, of one machine too."""
     wanted = (one.folder / "models/qat/model.safetensors").read_bytes()

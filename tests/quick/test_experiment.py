@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from bert_qa.errors import UserError, run
 from bert_qa.params import Params
@@ -23,13 +24,19 @@ FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """The commands that the script runs, none of which is run."""
     ran: list[list[str]] = []
+    committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(committed)
 
     class Done:
         returncode, stdout, stderr = 0, "[]", ""
 
     def note(command: list[str], **_: Any) -> Done:
-        ran.append(list(command))
-        return Done()
+        done = Done()
+        if list(command[:2]) == ["git", "show"]:
+            done.stdout = committed
+        else:
+            ran.append(list(command))
+        return done
 
     monkeypatch.setattr("subprocess.run", note)
     monkeypatch.setattr(experiment, "SECONDS", 0)
@@ -80,13 +87,30 @@ def test_one_experiment_is_one_command(
     assert changes[-1] == "train.epochs=2"
 
 
-def test_without_a_model_it_is_the_embedded_one(
-    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+def test_what_an_experiment_left_in_the_parameters_is_not_the_next_one_s(
+    commands: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """DVC leaves them in params.yaml; without a model the next one is of the embedded model."""
     assert call(monkeypatch, "real", *DATA[:4]) == 0
-    ((*command,),) = commands
-    assert "dataset.name='files'" in command
-    assert not [change for change in command if change.startswith("model.")]
+    left = YAML(typ="safe").load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
+    left["model"] |= {"name": "folder", "folder": "models/grafted"}
+    left["train"] |= {"learning_rate": 5e-5, "epochs": 2}
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(left, file)
+    assert call(monkeypatch, "real", *DATA[:4]) == 0
+    says = "as it is here: model.name, model.folder, train.epochs, train.learning_rate"
+    assert says in capsys.readouterr().out
+    first, second = commands
+    assert not [change for change in first if change.startswith(("model.", "train."))]
+    assert {"model.name='minilm-squad'", "train.epochs=1", "train.learning_rate=1e-06"} < {*second}
+    (tmp_path / "params.yaml").write_text("a: [")
+    assert call(monkeypatch, "real", *DATA[:4]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: params.yaml: not parameters: ")
+    assert error.count("\n") == 1
 
 
 def test_variants_are_queued_and_waited_for(
