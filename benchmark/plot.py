@@ -64,39 +64,27 @@ def draw_speed(contenders: Rows, title: str, path: Path) -> None:
     """
     figure = plt.figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, row in contenders.items():
-        marker = "s" if CONTENDERS[name].precision == "FP32" else "o"
-        x, y = row["questions_per_second"], row["f1"]
-        axes.scatter(x, y, s=60, marker=marker, color=_color(name), zorder=3)
-    _label(axes, contenders)
+    speed = {name: row["questions_per_second"] for name, row in contenders.items()}
+    for number, name in enumerate(sorted(contenders, key=speed.__getitem__, reverse=True)):
+        axes.scatter(
+            speed[name],
+            contenders[name]["f1"],
+            s=70 if CONTENDERS[name].peer else 130,
+            marker="s" if CONTENDERS[name].precision == "FP32" else "o",
+            color=f"C{number}",
+            label=f"{name}: {speed[name]:.0f}",
+        )
     axes.set_xlim(left=0)
-    axes.margins(x=0.25, y=0.2)
-    axes.set_xlabel("questions per second over a CSV, end to end")
+    axes.margins(y=0.15)
+    axes.set_xlabel("questions per second over a CSV, end to end (squares: FP32, circles: INT8)")
     axes.set_ylabel("F1")
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"Speed and F1: squares FP32, circles INT8; {title}", loc="left", fontsize=10)
+    axes.set_title(f"Speed and F1: {title}", loc="left", fontsize=10)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
     plt.close(figure)
-
-
-def _label(axes: Axes, contenders: Rows) -> None:
-    """Name the points; of points that lie close together, the names stand below each other."""
-    lowest = float("inf")
-    step = (
-        max(r["f1"] for r in contenders.values()) - min(r["f1"] for r in contenders.values())
-    ) / 14
-    for name, row in sorted(contenders.items(), key=lambda each: -each[1]["f1"]):
-        height = min(row["f1"], lowest - step)
-        lowest = height
-        axes.annotate(
-            name.replace("this project", "here"),
-            (row["questions_per_second"], row["f1"]),
-            (row["questions_per_second"], height),
-            textcoords="data",
-            fontsize=8,
-        )
 
 
 def _draw_throughput(axes: Axes, names: Sequence[str], contenders: Rows) -> None:

@@ -1,9 +1,7 @@
-"""Quantization-aware training by one process and by several: losses over steps, and F1.
+"""Quantization-aware training by one process and by two: losses over steps, and scores.
 
-python -m benchmark.processes_compared [--processes 2]
-
-Runs two experiments in copies of the project; what the cache has of them is not computed again.
-Writes the losses as CSV and as a picture, and prints what both models score.
+Runs two experiments in copies of the project, from the committed parameters but for `SETTINGS`;
+what the cache has of them is not computed again. Writes the losses as CSV and as a picture.
 """
 
 from __future__ import annotations
@@ -15,13 +13,14 @@ gc.disable()  # until `run`: a third of the imports' time is the search for cycl
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import argparse
 import io
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import dvc.api
 import pandas as pd
 from tabulate import tabulate
 
@@ -30,47 +29,60 @@ from bert_qa.files import whole_file
 
 LOSS, SCORES = "metrics/train/plots/metrics/loss.tsv", "metrics/evaluation.json"
 OUT = Path("metrics/processes.csv")
+PROCESSES = (1, 2)
+SETTINGS = {"train.distillation_weight": 0.5, "train.learning_rate": 2e-5}
+"""With labels in the loss: of the FP32 model alone there is next to nothing to learn by default."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=2)
-    processes = parser.parse_args().processes
-    losses, rows = [], []
-    for count in (1, processes):
-        name = f"processes-{count}-{time.strftime('%Y%m%d-%H%M%S')}"
-        _run("dvc", "exp", "run", "--temp", "--name", name, "-S", f"train.processes={count}")
-        # Named so by DVC; the commit has what git tracks, losses and scores among it.
-        (reference,) = _output("git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}")
-        table = pd.read_csv(
-            io.StringIO("\n".join(_output("git", "show", f"{reference}:{LOSS}"))), sep="\t"
-        )
-        losses.append(table.assign(processes=count))
-        scores = json.loads("\n".join(_output("git", "show", f"{reference}:{SCORES}")))
-        qat = scores["qat"]
-        rows.append([count, qat["exact_match"], qat["f1"], qat["same_answers"], qat["divergence"]])
-    everything = pd.concat(losses)[["processes", "step", "loss"]]
+    names = {}
+    for count in PROCESSES:
+        names[count] = f"processes-{count}-{time.strftime('%Y%m%d-%H%M%S')}"
+        command = ["dvc", "exp", "run", "--temp", "--name", names[count]]
+        for key, value in (SETTINGS | {"train.processes": count}).items():
+            command += ["-S", f"{key}={value}"]
+        if subprocess.run(command, check=False).returncode:  # noqa: S603
+            raise UserError(f"training by {count} of {max(PROCESSES)} processes failed, see above")
+    losses = read_losses(lambda count: dvc.api.read(LOSS, rev=names[count]))
     with whole_file(OUT) as partial:
-        everything.to_csv(partial, index=False, lineterminator="\n")
+        losses.to_csv(partial, index=False, lineterminator="\n")
     with whole_file(OUT.with_suffix(".png")) as partial:
-        draw(everything, partial)
-    headers = ["processes", "exact match", "F1", "same answers as FP32", "divergence"]
-    print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", ".1f", ".4f")))
-    print(f"{OUT}: losses of {len(everything)} steps")
+        draw(losses, partial)
+    rows = []
+    for count, name in names.items():
+        qat = json.loads(dvc.api.read(SCORES, rev=name))["qat"]
+        rows.append([count, *(qat[key] for key in ("exact_match", "f1", "same_answers"))])
+    headers = ["processes", "exact match", "F1", "same answers as FP32"]
+    print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", ".1f")))
+    print(f"{OUT}: {len(losses)} losses")
+
+
+def read_losses(read: Callable[[int], str]) -> pd.DataFrame:
+    """Read the losses of all numbers of processes.
+
+    Args:
+        read: gives DVCLive's file for a number of processes.
+
+    Returns:
+        Columns `processes`, `step` and `loss`.
+    """
+    tables = [
+        pd.read_csv(io.StringIO(read(count)), sep="\t").assign(processes=count)
+        for count in PROCESSES
+    ]
+    return pd.concat(tables)[["processes", "step", "loss"]]
 
 
 def draw(losses: pd.DataFrame, path: Path) -> None:
-    """Draw the losses of each number of processes into a PNG.
-
-    Args:
-        losses: columns `processes`, `step` and `loss`.
-    """
+    """Draw the losses of each number of processes into a PNG; `losses` as `read_losses` gives."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for (count, some), style in zip(losses.groupby("processes"), ("o-", "s--"), strict=True):
-        axes.plot(some["step"], some["loss"], style, markersize=4, label=f"{count} processes")
+    for count, style in zip(PROCESSES, ("o-", "s--"), strict=True):
+        some = losses[losses["processes"] == count]
+        label = f"train.processes={count}"
+        axes.plot(some["step"], some["loss"], style, markersize=4, label=label)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
@@ -79,18 +91,6 @@ def draw(losses: pd.DataFrame, path: Path) -> None:
     axes.grid(color="#dddddd")
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
-
-
-def _run(*command: str) -> None:
-    if subprocess.run(command, check=False).returncode:  # noqa: S603
-        raise UserError(f"{' '.join(command)} failed, see above")
-
-
-def _output(*command: str) -> list[str]:
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:3])} failed, see above")
-    return done.stdout.splitlines()
 
 
 if __name__ == "__main__":

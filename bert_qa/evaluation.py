@@ -155,16 +155,16 @@ def check_f1_drop(metrics: Mapping[str, Any], limit: float) -> None:
         )
 
 
-def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of the mean of paired differences, by the percentile bootstrap.
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the mean of scores or of paired differences, by percentile bootstrap.
 
     10,000 resamples of the questions, the same at each call (Efron and Tibshirani, 1993, chapter
     13).
     """
-    if len(set(differences)) == 1:
-        return differences[0], differences[0]
+    if len(set(values)) == 1:
+        return values[0], values[0]
     interval = bootstrap(
-        (differences,), np.mean, n_resamples=10_000, batch=100, method="percentile", rng=0
+        (values,), np.mean, n_resamples=10_000, batch=100, method="percentile", rng=0
     ).confidence_interval
     return float(interval.low), float(interval.high)
 

@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # a file, never a window
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLORS = ("#8da0cb", "#fdbb84", "#e34a33")
-"""Of FP32, PTQ and QAT, as in the templates of .dvc/plots/."""
+COLORS = {
+    "FP32": "#8da0cb",
+    "INT8, PTQ": "#fdbb84",
+    "INT8, QAT": "#e34a33",
+    "INT8, no QAT": "#7b3294",
+}
+"""Of the models by their labels, as in the templates of .dvc/plots/."""
+
+COLUMNS = ("model", "percent", "low", "high")
+"""Of the table of scores, for each measure."""
 
 WIDTH, HEIGHT = 7.0, 3.4
 """Inches of a picture."""
@@ -66,19 +70,17 @@ def draw_all(
 
 
 def _scores(table: pd.DataFrame, axes: Axes) -> None:
-    models, measures = table["model"].unique(), table["measure"].unique()
-    rows = {}
-    for color, model in zip(COLORS, models, strict=True):
-        for number, measure in enumerate(measures):
-            (row,) = table[(table["model"] == model) & (table["measure"] == measure)].itertuples()
-            place = number * (len(models) + 1) + list(models).index(model)
-            errors = [[row.percent - row.low], [row.high - row.percent]]
-            axes.errorbar(row.percent, place, xerr=errors, fmt="o", color=color, capsize=4)
-            axes.annotate(
-                f"{row.percent:.2f}", (row.high, place), (8, -4), textcoords="offset points"
-            )
-            rows[place] = f"{measure}, {model}"
-    axes.set_yticks(list(rows), rows.values())
+    places, names = [], []
+    for number, (measure, models) in enumerate(table.groupby("measure", sort=False)):
+        for model, *figures in zip(*(models[name] for name in COLUMNS), strict=True):
+            percent, low, high = map(float, figures)
+            place = len(places) + number  # a row stays free between two measures
+            ends = [[percent - low], [high - percent]]
+            axes.errorbar(percent, place, xerr=ends, fmt="o", color=COLORS[model], capsize=4)
+            axes.annotate(f"{percent:.2f}", (high, place), (8, -4), textcoords="offset points")
+            places.append(place)
+            names.append(f"{measure}, {model}")
+    axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel("percent")
@@ -87,28 +89,24 @@ def _scores(table: pd.DataFrame, axes: Axes) -> None:
 
 def _bars(table: pd.DataFrame, axes: Axes) -> None:
     group = table.columns[0]
-    groups, models = list(table[group].unique()), table["model"].unique()
+    groups, count = list(table[group].unique()), table["model"].nunique()
     counts = table.drop_duplicates(group).set_index(group)["questions"]
-    width = 0.8 / len(models)
-    for number, (color, model) in enumerate(zip(COLORS, models, strict=True)):
-        some = table[table["model"] == model]
-        places = [
-            groups.index(name) + (number - (len(models) - 1) / 2) * width for name in some[group]
-        ]
-        axes.bar(places, some["f1"], width, color=color, label=model)
+    width = 0.8 / count
+    for number, (model, some) in enumerate(table.groupby("model", sort=False)):
+        aside = (number - (count - 1) / 2) * width
+        places = [groups.index(name) + aside for name in some[group]]
+        axes.bar(places, some["f1"], width, color=COLORS[str(model)], label=model)
     axes.set_xticks(range(len(groups)), [f"{name}\n{counts[name]}" for name in groups], fontsize=8)
     axes.set_xlabel(f"{group}, and how many questions", fontsize=9)
     axes.set_ylabel("F1, percent")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", color="#dddddd")
-    axes.legend(
-        fontsize=8, ncols=len(models), frameon=False, loc="lower right", bbox_to_anchor=(1, 1)
-    )
+    axes.legend(fontsize=8, ncols=count, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _divergence(table: pd.DataFrame, axes: Axes) -> None:
-    for color, (model, some) in zip(COLORS[1:], table.groupby("model", sort=False), strict=True):
-        axes.plot(some["divergence"], some["windows"], color=color, label=model)
+    for model, some in table.groupby("model", sort=False):
+        axes.plot(some["divergence"], some["windows"], color=COLORS[str(model)], label=model)
     axes.set_xscale("log")
     axes.set_ylim(0, 100)
     axes.set_xlabel("divergence of start and end from FP32's, nats")
@@ -121,7 +119,8 @@ def _confidence(table: pd.DataFrame, axes: Axes) -> None:
     axes.plot(
         [0, 100], [0, 100], color="#bbbbbb", linestyle="--", label="score = share that is right"
     )
-    for color, (model, some) in zip(COLORS, table.groupby("model", sort=False), strict=True):
+    for model, some in table.groupby("model", sort=False):
+        color = COLORS[str(model)]
         axes.plot(some["score"], some["exact_match"], "o-", color=color, label=model, markersize=4)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
@@ -132,12 +131,15 @@ def _confidence(table: pd.DataFrame, axes: Axes) -> None:
 
 
 def _losses(losses: Mapping[str, pd.DataFrame], axes: Axes) -> None:
-    for color, (stage, some) in zip(("#1b6ca8", COLORS[2]), losses.items(), strict=True):
-        if len(some):
-            axes.plot(some["step"], some["loss"], "o-", color=color, label=stage, markersize=3)
-    axes.margins(y=0.1)
-    axes.set_ylim(bottom=0)
+    trained = {stage: some for stage, some in losses.items() if len(some)}
+    for stage, some in trained.items():
+        axes.plot(some["step"], some["loss"], "o-", label=stage, markersize=3)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(color="#dddddd")
-    axes.legend(fontsize=8, frameon=False)
+    if trained:
+        axes.margins(y=0.1)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "nothing was trained", transform=axes.transAxes, ha="center")

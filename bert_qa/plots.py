@@ -125,7 +125,7 @@ def _f1_by_length(
 
 
 def _answer_length(example: Example) -> int:
-    """Words of the first gold answer, which is the one that most annotators gave; 0 for none."""
+    """Words of the first gold answer; 0 for none."""
     return _length(example.answers[0].text) if example.answers else 0
 
 

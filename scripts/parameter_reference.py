@@ -32,13 +32,13 @@ one run with `dvc exp run -S section.key=value`, or in the file. `make docs` wri
 
 def main() -> None:
     with whole_file(OUT) as partial:
-        partial.write_text(reference(), encoding="utf-8")
+        partial.write_text(reference(PARAMS_FILE.read_text(encoding="utf-8")), encoding="utf-8")
     print(OUT)
 
 
-def reference() -> str:
-    """The page, as Markdown."""
-    defaults = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
+def reference(defaults_yaml: str) -> str:
+    """The page as Markdown; `defaults_yaml` is what params.yaml has."""
+    defaults = YAML(typ="safe").load(defaults_yaml)
     parts = [HEAD]
     for section, field in Params.model_fields.items():
         model = field.annotation

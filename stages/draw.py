@@ -19,6 +19,17 @@ from bert_qa.files import whole_folder
 from bert_qa.pictures import draw_all
 
 TABLES, PICTURES = Path("metrics/plots"), Path("metrics/pictures")
+DRAWN = [
+    TABLES / f"{name}.csv"
+    for name in (
+        "scores",
+        "f1_by_question",
+        "f1_by_answer_length",
+        "f1_by_context_length",
+        "divergence",
+        "confidence",
+    )
+]
 LOSSES = {
     "finetune": Path("metrics/finetune/plots/metrics/loss.tsv"),
     "train": Path("metrics/train/plots/metrics/loss.tsv"),
@@ -26,13 +37,11 @@ LOSSES = {
 
 
 def main() -> None:
-    with reading(TABLES, "run `dvc repro evaluate`"):
+    with whole_folder(PICTURES) as out, reading(TABLES.parent, "run `dvc repro -f evaluate`"):
         tables = {
-            file.stem: pd.read_csv(file, dtype={0: str}, keep_default_na=False)
-            for file in TABLES.glob("*.csv")
+            file.stem: pd.read_csv(file, dtype={0: str}, keep_default_na=False) for file in DRAWN
         }
         losses = {stage: pd.read_csv(file, sep="\t") for stage, file in LOSSES.items()}
-    with whole_folder(PICTURES) as out:
         draw_all(tables, losses, out)
     print(f"{PICTURES}: {len(list(PICTURES.iterdir()))} pictures")
 

@@ -346,7 +346,7 @@ def test_a_broken_input_is_one_line_and_loses_nothing(unchanged: Project) -> Non
 
 
 def test_an_experiment_varies_parameters(unchanged: Project) -> None:
-    """`dvc exp run -S`, and by the queue, in a copy of the workspace."""
+    """`dvc exp run -S`, and by the queue, in a copy; `make experiments` shows what they changed."""
     output = unchanged.check("dvc", "exp", "run", "-S", "infer.provider=CPUExecutionProvider")
     assert ran(output) == ["check_params", "infer"]
     unchanged.git("checkout", "-q", "--", ".")
@@ -359,3 +359,9 @@ def test_an_experiment_varies_parameters(unchanged: Project) -> None:
     row = next(row for row in table if row["Experiment"] == "short")
     assert row["decoding.max_answer_length"] == "4"
     assert float(row["qat.f1"]) > 0
+    command = unchanged.check("make", "--dry-run", "experiments").splitlines()[-1]
+    header = unchanged.check("sh", "-c", command.partition(" ")[2]).splitlines()[1]
+    shown_columns = header.split()
+    assert shown_columns[0] == "Experiment"
+    assert {"decoding.max_answer_length", "qat.f1", "qat.same_answers"} <= {*shown_columns}
+    assert not [name for name in shown_columns if name.startswith(("ptq.", "bert_qa", "loss"))]

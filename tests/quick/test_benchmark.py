@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmark import processes_compared
 from benchmark.contenders import CONTENDERS, PROJECT_INT8, REFERENCE
 from benchmark.measure import (
     Figures,
@@ -90,6 +91,14 @@ def test_the_picture_is_one(tmp_path: Path) -> None:
     draw_speed(rows, machine(), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+def test_losses_of_one_process_and_of_two_are_drawn(tmp_path: Path) -> None:
+    logs = {1: "step\tloss\n1\t0.5\n5\t0.25\n", 2: "step\tloss\n1\t0.5\n5\t0.3\n"}
+    losses = processes_compared.read_losses(logs.__getitem__)
+    assert losses.to_numpy().tolist() == [[1, 1, 0.5], [1, 5, 0.25], [2, 1, 0.5], [2, 5, 0.3]]
+    processes_compared.draw(losses, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_releases_know_the_model_by_the_benchmark_s_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,10 @@ def test_every_page_is_in_the_index() -> None:
 @pytest.mark.parametrize("command", SHOWN)
 def test_a_shown_command_is_run_by_a_test_or_says_why_not(command: str) -> None:
     entry = COMMANDS[command]
-    assert entry.keys() <= {"test", "why"}
-    assert entry
+    assert entry.keys() in ({"test"}, {"why"}, {"test", "why"})
     if "test" in entry:
-        file, _, name = entry["test"].partition("::")
-        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8")
+        file, name = entry["test"].split("::")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_no_command_is_listed_that_no_page_shows() -> None:
@@ -150,10 +150,13 @@ def check_dvc(arguments: list[str]) -> None:
         assert key in getattr(model, "model_fields", {}), change
 
 
-def test_the_reference_of_parameters_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_reference_of_parameters_is_that_of_the_code() -> None:
+    """Of the parameters here, or of the commit's, where an experiment has left its own here."""
     page = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
-    assert page == reference(), "run `make docs`"
+    here = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    show = ("git", "show", "HEAD:params.yaml")
+    committed = subprocess.run(show, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    assert page in (reference(here), reference(committed)), "run `make docs`"
 
 
 def test_messages_that_troubleshooting_quotes_are_the_code_s() -> None:

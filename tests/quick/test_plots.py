@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from bert_qa.errors import UserError
 from bert_qa.evaluation import Results
-from bert_qa.pictures import draw_all
+from bert_qa.pictures import COLORS, draw_all
 from bert_qa.plots import plot_tables, question_word
 from bert_qa.spans import Answer
+from stages import draw
+from stages.draw import DRAWN, LOSSES
 from tests.conftest import ROOT
 from tests.quick.test_evaluation import results
 
@@ -107,6 +113,41 @@ def test_pictures_are_small_and_the_same_twice(models: dict[str, Results], tmp_p
     assert max(map(len, made[0].values())) < 60_000
 
 
+def test_pictures_of_what_is_not_usual(
+    models: dict[str, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question, without an answer, of a model that was not trained; as the stage reads them."""
+    for name, result in models.items():
+        reading = result.reading
+        one = replace(reading, examples=reading.examples[2:3], logits=reading.logits[2:3])
+        answers, scores = result.answers[2:3], result.scores[2:3]
+        models[name] = replace(result, reading=one, answers=answers, scores=scores)
+    monkeypatch.chdir(tmp_path)
+    for file, table in zip(DRAWN, plot_tables(models, not TRAINED).values(), strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(file, index=False)
+    for file in LOSSES.values():
+        file.parent.mkdir(parents=True)
+        file.write_text("step\tloss\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw.main()
+    assert len(list(Path("metrics/pictures").iterdir())) == 7
+    DRAWN[0].write_text("<<<<<<< HEAD\n")
+    with pytest.raises(UserError, match="metrics: not what this project wrote"):
+        draw.main()
+    assert len(list(Path("metrics/pictures").iterdir())) == 7
+
+
+def test_the_pages_colors_are_the_pictures() -> None:
+    for file in (ROOT / ".dvc/plots").iterdir():
+        text = file.read_text(encoding="utf-8")
+        scales = re.findall(r'"domain": (\[[^\]]*"[^\]]*\]),\s*"range": (\[[^\]]*\])', text)
+        assert scales, file.name
+        for labels, colors in scales:
+            assert dict(zip(json.loads(labels), json.loads(colors), strict=True)) == COLORS
+
+
 def test_dvc_draws_every_table_by_a_template_of_its_columns(models: dict[str, Results]) -> None:
     workflow = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     plots = {
@@ -119,7 +160,9 @@ def test_dvc_draws_every_table_by_a_template_of_its_columns(models: dict[str, Re
     for name, table in tables.items():
         plot = plots[f"metrics/plots/{name}.csv"]
         assert {plot["x"], plot["y"]} <= set(table.columns)
-        assert (ROOT / f".dvc/plots/{plot['template']}.json").is_file()
+        template = (ROOT / f".dvc/plots/{plot['template']}.json").read_text(encoding="utf-8")
+        fields = re.findall(r'"field": "([a-z]\w*)"', template)
+        assert set(fields) <= {*table.columns, "rev"}  # DVC adds the revision
 
 
 @pytest.mark.parametrize(
