@@ -70,7 +70,8 @@ def draw_all(
 
 
 def _scores(table: pd.DataFrame, axes: Axes) -> None:
-    places, names = [], []
+    places: list[int] = []
+    names = []
     for number, (measure, models) in enumerate(table.groupby("measure", sort=False)):
         for model, *figures in zip(*(models[name] for name in COLUMNS), strict=True):
             percent, low, high = map(float, figures)
