@@ -4,9 +4,8 @@
 
 # What scripts/setup.sh and the Makefile need, and a user; .devcontainer/ stops here.
 FROM python:3.11-slim-trixie AS tools
-# `column`, for `make help`, is in bsdextrautils. No compiler: every pinned package has a wheel.
-RUN apt-get update && apt-get install -y --no-install-recommends \
-      bsdextrautils git make && rm -rf /var/lib/apt/lists/*
+# No compiler: every pinned package has a wheel.
+RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
 # Not root, and 1000, the first user of most machines: to whom belongs what is written into a mounted folder.
 RUN useradd --create-home --uid 1000 --shell /bin/bash reader
 USER reader
