@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -174,6 +175,24 @@ def test_messages_that_troubleshooting_quotes_are_the_code_s() -> None:
     for message in quoted:
         known = message in code or any(message.startswith(other) for other in others)
         assert known, message
+
+
+def test_the_readme_s_table_is_that_of_the_results_and_of_the_benchmark() -> None:
+    table = {
+        label: re.findall(rf"^\| {label}.*$", README, re.MULTILINE)[0].split(" | ")
+        for label in ("FP32", "INT8, calibrated", "INT8, then trained")
+    }
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    block = results.partition("22275 questions")[2]
+    rest = re.findall(r"^(?:FP32|INT8, \w+) +(\S+) +(\S+)", block, re.MULTILINE)[:3]
+    for cells, figures in zip(table.values(), rest, strict=True):
+        assert tuple(cells[1:3]) == figures
+    measured = json.loads((ROOT / "metrics/benchmark.json").read_text(encoding="utf-8"))
+    speeds = [row["questions_per_second"] for row in measured["contenders"].values()]
+    shown = re.findall(r"\b\d+\b", " ".join(cells[-1] for cells in table.values()))
+    assert len(shown) >= 4
+    for speed in shown:
+        assert int(speed) in {round(each) for each in speeds}, speed
 
 
 def test_the_version_is_the_same_everywhere() -> None:
