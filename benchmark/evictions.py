@@ -79,7 +79,7 @@ def simulate(parts: int, part_hours: float, rate: float, machines: int, seed: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=float, default=1e8)
-    parser.add_argument("--rate", type=float, default=25.0, help="rows a second of a session")
+    parser.add_argument("--rate", type=float, default=180.0, help="rows a second of a session")
     parser.add_argument("--machines", type=int, default=50)
     arguments = parser.parse_args()
     rows = []
