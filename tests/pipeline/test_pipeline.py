@@ -349,7 +349,8 @@ def test_an_experiment_varies_parameters(unchanged: Project) -> None:
     """`dvc exp run -S`, and by the queue, in a copy; `make experiments` shows what they changed."""
     output = unchanged.check("dvc", "exp", "run", "-S", "infer.provider=CPUExecutionProvider")
     assert ran(output) == ["check_params", "infer"]
-    unchanged.check("sh", "-c", "git restore params.yaml dvc.lock metrics && dvc checkout")  # as README says
+    back = "git restore params.yaml dvc.lock metrics && dvc checkout"  # as README says
+    unchanged.check("sh", "-c", back)
     assert not ran(unchanged.check("dvc", "repro", "--dry"))
     unchanged.check(
         "dvc", "exp", "run", "--queue", "--name", "short", "-S", "decoding.max_answer_length=4"
