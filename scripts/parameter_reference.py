@@ -6,6 +6,13 @@ what it is by default, params.yaml.
 
 from __future__ import annotations
 
+import gc
+import signal
+
+gc.disable()  # until `run`: a third of the imports' time is the search for cycles
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C: no traceback of imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import ast
 import inspect
 from collections.abc import Iterator
