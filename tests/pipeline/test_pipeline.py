@@ -351,7 +351,7 @@ def test_a_broken_input_is_one_line_and_loses_nothing(unchanged: Project) -> Non
 def test_an_experiment_varies_parameters(unchanged: Project) -> None:
     """`dvc exp run -S`, and by the queue, in a copy; `make experiments` shows what they changed."""
     output = unchanged.check("dvc", "exp", "run", "-S", "infer.provider=CPUExecutionProvider")
-    assert ran(output) == ["check_params", "infer"]
+    assert {*ran(output)} - {"check_params"} == {"infer"}  # that may come from the run cache
     back = "git restore params.yaml dvc.lock metrics && dvc checkout"  # as README says
     unchanged.check("sh", "-c", back)
     assert not ran(unchanged.check("dvc", "repro", "--dry"))
