@@ -1,7 +1,7 @@
 """Quantization-aware training by one process and by two: losses over steps, and scores.
 
-Runs two experiments in copies of the project, from the committed parameters but for `SETTINGS`;
-what the cache has of them is not computed again. Writes the losses as CSV and as a picture.
+Runs two experiments in copies of the project, from the parameters here but for `SETTINGS`; what
+the cache has of them is not computed again. Writes the losses as CSV and as a picture.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ extensions = ["myst_parser"]
 root_doc = "README"
 html_theme = "furo"
 myst_heading_anchors = 3
-exclude_patterns = ["requirements.txt"]
 
 
 def setup(app: Any) -> None:
