@@ -120,7 +120,8 @@ def main() -> None:
         # The sources are pinned, so that it is this script that reads them otherwise.
         raise UserError(
             f"{', '.join(others)}: not byte for byte the questions that docs/results.md is of;"
-            " please report it. The files are complete, and their figures are others"
+            " please report it. To go on with other figures, name them: make real"
+            f" TRAIN={OUT}/train.jsonl VALIDATION={OUT}/validation.jsonl"
         )
 
 
